@@ -1,0 +1,3 @@
+"""Azure AI Foundry hosted agents, anywhere."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,229 @@
+"""What a place where sandboxes run has to offer, and nothing more.
+
+A driver adapts one technology (child processes, a container engine, a cluster). It knows neither the store nor
+HTTP routes: it is told what to start, says as it goes what it has made, and can be asked about it later with
+only that word in hand. All state that must survive a crash is in the `Handle`s that it yields and in the labels
+that it puts on what it makes.
+
+Contract tests for every driver: `tests/contract/test_drivers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+LABEL_INSTALLATION = "cupola.installation"
+LABEL_SANDBOX = "cupola.sandbox"
+LABEL_PROJECT = "cupola.project"
+LABEL_AGENT = "cupola.agent"
+LABEL_VERSION = "cupola.version"
+LABEL_SESSION = "cupola.session"
+
+SANDBOX_HOME = "/home/session"
+"""`HOME` inside a sandbox that has a file system of its own (container-contract.md §1)."""
+
+SANDBOX_PORT = 8088
+"""The port that a container listens on unless `PORT` says otherwise (container-contract.md §1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a sandbox's HTTP server is reached from this host."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """A container image, by reference as the caller wrote it."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSource:
+    """Unpacked code with its installed requirements, ready to be started.
+
+    `directory` is the unpacked zip, `import_path` what precedes the interpreter's own search path
+    (the bundled `packages/`, the installed requirements), `command` the full argument vector.
+    """
+
+    directory: Path
+    import_path: tuple[Path, ...]
+    command: tuple[str, ...]
+
+
+Source = ImageSource | CodeSource
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """Everything a driver needs in order to start one sandbox.
+
+    `cpu` is in vCPUs, `memory` in bytes; both are limits, not wishes. `home` names a lasting home: the same name
+    gives the same files in every later sandbox. `environment` is complete but for what only the driver can know:
+    it adds `HOME`, `PORT` (and `DEFAULT_AD_PORT`, for the oldest adapters), `SSL_CERT_FILE` and
+    `REQUESTS_CA_BUNDLE` (the sandbox's view of `ca_bundle`).
+    """
+
+    sandbox_id: str
+    source: Source
+    environment: Mapping[str, str]
+    cpu: float
+    memory: int
+    home: str
+    labels: Mapping[str, str]
+    ca_bundle: Path
+
+
+class Step(StrEnum):
+    """How far a start has come; everything from `CREATED` on must be undone if the start is given up."""
+
+    CREATED = "created"
+    STARTED = "started"
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The driver's own name for one sandbox; plain data, saved by the caller, good after a restart.
+
+    `address` is set from `Step.STARTED` on.
+    """
+
+    driver: str
+    reference: str
+    step: Step
+    address: Address | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "driver": self.driver,
+            "reference": self.reference,
+            "step": self.step.value,
+            "address": None if self.address is None else [self.address.host, self.address.port],
+            "extra": dict(self.extra),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        address = row["address"]
+        return cls(
+            driver=row["driver"],
+            reference=row["reference"],
+            step=Step(row["step"]),
+            address=None if address is None else Address(address[0], address[1]),
+            extra=row["extra"],
+        )
+
+
+class Life(StrEnum):
+    RUNNING = "running"
+    EXITED = "exited"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a driver sees of a sandbox now.
+
+    `exit_code` is None while it runs, when it is gone, or when only its parent could have known it.
+    `out_of_memory` is True when the memory limit ended it.
+    """
+
+    life: Life
+    exit_code: int | None = None
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that listens inside a sandbox; `host` as the sandbox bound it (`0.0.0.0`, `127.0.0.1`, `::`)."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A sandbox that a driver found by its installation's label."""
+
+    handle: Handle
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackReach:
+    """How sandboxes of a driver reach the platform: bind there on this host, and they find it as `host`."""
+
+    bind: str
+    host: str
+
+
+Report = Callable[[str], None]
+"""Takes one line about the progress of a slow step (a pull), for people to read."""
+
+
+class Driver(Protocol):
+    """A place where sandboxes run. Every call may be repeated; none blocks the event loop."""
+
+    name: str
+
+    async def callback_reach(self) -> CallbackReach:
+        """Makes what sandboxes need in order to reach the platform (a network), and says how they do.
+
+        Raises `DriverUnavailable` with the sentence to show when the place cannot be used.
+        """
+        ...
+
+    async def prepare(self, source: Source, report: Report) -> None:
+        """Makes `source` startable here: pulls an image that is missing, checks its architecture.
+
+        Raises `StartFailed` with phase `validate` (a source this driver cannot run) or `pull`.
+        """
+        ...
+
+    def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
+        """Starts one sandbox and yields a handle after each step, so that the caller can save it.
+
+        The last handle has step `STARTED` and an address. Closing the generator early, or an error, leaves what was
+        yielded in place: the caller stops it by its handle. Raises `StartFailed` with phase `create` or `start`.
+        It does not wait for readiness.
+        """
+        ...
+
+    async def poll(self, handle: Handle) -> Observation:
+        """Looks at a sandbox. A handle that names nothing (any more) is `GONE`, never an error."""
+        ...
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        """SIGTERM, `grace` seconds, SIGKILL, then removes everything but home and output. Unknown handles are done."""
+        ...
+
+    async def output(self, handle: Handle, tail: int) -> Sequence[str]:
+        """The last `tail` lines of stdout and stderr, oldest first; empty when nothing is known.
+
+        Works from `CREATED` on, also after the process has ended, until `stop`.
+        """
+        ...
+
+    async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
+        """The listening TCP sockets inside the sandbox, or None when they cannot be seen. For diagnosis only."""
+        ...
+
+    async def list(self) -> Sequence[Found]:
+        """Every sandbox of this installation that exists here, running or not."""
+        ...
+
+    async def delete_home(self, home: str) -> None:
+        """Removes a lasting home and its files. An unknown name is done."""
+        ...
+
+    async def aclose(self) -> None:
+        """Lets go of clients and tasks. Sandboxes go on."""
+        ...
