@@ -276,18 +276,14 @@ def check_agent_name(name: str) -> None:
         )
 
 
-def choose_version(
-    agent: Agent, versions: Sequence[AgentVersion], dice: random.Random
-) -> AgentVersion | None:
+def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.Random) -> AgentVersion | None:
     """The version on which a new session begins, or None when none is active.
 
     `versions` are the agent's, newest first. Weighted rules count only where their version is active; without rules
     the newest active version that is no draft gets everything.
     """
     active = {v.version: v for v in versions if v.status is VersionStatus.ACTIVE}
-    weighted = [
-        (active[r.version], r.percentage) for r in agent.rules if r.version in active and r.percentage > 0
-    ]
+    weighted = [(active[r.version], r.percentage) for r in agent.rules if r.version in active and r.percentage > 0]
     if weighted:
         return dice.choices([v for v, _ in weighted], [w for _, w in weighted])[0]
     if agent.rules:

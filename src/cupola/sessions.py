@@ -89,9 +89,7 @@ class Session:
         return SessionStatus.IDLE if self.stopped_at is not None else SessionStatus.CREATING
 
     def to_starting(self, now: float) -> Self:
-        return replace(
-            self, desired=Desired.RUNNING, observed=Observed.STARTING, failure=None, last_accessed_at=now
-        )
+        return replace(self, desired=Desired.RUNNING, observed=Observed.STARTING, failure=None, last_accessed_at=now)
 
     def to_ready(self, now: float) -> Self:
         return replace(self, observed=Observed.READY, failure=None, last_accessed_at=now)
