@@ -213,6 +213,7 @@ class _Connection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_headless",
+        "_lasts",
         "_loop",
         "_parser",
         "_paused",
@@ -238,6 +239,7 @@ class _Connection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._head_bytes = 0
         self._headless = False
+        self._lasts = False
         self._excess = False
         self._paused = False
         self._sent = False
@@ -424,6 +426,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reply = self._reply
         if reply is not None and reply.status and not self._excess:
+            self._lasts = self._parser.should_keep_alive()  # the parser knows it now only
             reply.finish()
 
     def _release(self) -> None:
@@ -435,7 +438,7 @@ class _Connection(asyncio.Protocol):
             self._sent
             and not self._excess
             and not self._headless  # the parser waits for a body that does not come
-            and self._parser.should_keep_alive()
+            and self._lasts
             and not self._transport.get_write_buffer_size()
             and not self._transport.is_closing()
         ):
