@@ -450,17 +450,18 @@ class _Connection(asyncio.Protocol):
         if reply.status:
             return SandboxLost("The agent's container closed the connection in the middle of its reply.")
         sentence = "The agent's container closed the connection before it answered; its log says why."
-        soon = self._loop.time() - self._started < STALE_SECONDS
+        soon = self._loop.time() - self._started < self._pool.stale_seconds
         return _Stale(sentence) if self._used and soon and not self._head_bytes else SandboxLost(sentence)
 
 
 class _Pool:
     """The open connections to one address."""
 
-    __slots__ = ("address", "forgotten", "host", "idle", "open")
+    __slots__ = ("address", "forgotten", "host", "idle", "open", "stale_seconds")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, stale_seconds: float) -> None:
         self.address = address
+        self.stale_seconds = stale_seconds
         self.host = _host(address)
         self.idle: list[_Connection] = []
         self.open: set[_Connection] = set()
@@ -500,8 +501,9 @@ class _Pool:
 class Upstream:
     """Carries requests to sandboxes over connections that it keeps open between them."""
 
-    def __init__(self, *, connect_timeout: float = 5.0) -> None:
+    def __init__(self, *, connect_timeout: float = 5.0, stale_seconds: float = STALE_SECONDS) -> None:
         self._connect_timeout = connect_timeout
+        self._stale_seconds = stale_seconds
         self._pools: dict[Address, _Pool] = {}
 
     async def request(
@@ -515,7 +517,7 @@ class Upstream:
         """
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = _Pool(address)
+            pool = self._pools[address] = _Pool(address, self._stale_seconds)
         if not isinstance(body, bytes):
             # It cannot be sent twice: it goes over a connection that cannot be stale.
             length = find(headers, b"content-length")
