@@ -138,6 +138,11 @@ class Platform:
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
 
+    async def break_off(self) -> None:
+        """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
+        await self.versions.aclose()
+        await self._upstream.aclose()
+
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.versions.aclose()
