@@ -62,7 +62,10 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger("cupola").setLevel(severity)
+    # Libraries report their own steps as "info": that is for who debugs.
+    root.setLevel(severity if severity <= logging.DEBUG else max(severity, logging.WARNING))
     _route_uvicorn()
     structlog.configure(
         processors=[
