@@ -1,9 +1,10 @@
 """Runs code deployments as child processes: what works with nothing but Python.
 
-Each sandbox is a process session of its own with its own HOME, a port of its own on 127.0.0.1, and an environment that
-holds nothing of ours. Where bubblewrap works it also has its own file system, /tmp and process space. Output goes
-straight to a file, and all that we know of a sandbox stands in one small JSON file that is written before the
-process starts; so sandboxes outlive a killed server and the next one adopts them, and this driver keeps nothing in memory.
+Each sandbox is a process session of its own with its own HOME, a port of its own on 127.0.0.1, and an
+environment that holds nothing of ours. Where bubblewrap works it also has its own file system, /tmp and
+process space. Output goes straight to a file, and all that we know of a sandbox stands in one small JSON file
+that is written before the process starts; so sandboxes outlive a killed server and the next one adopts them,
+and this driver keeps nothing in memory.
 
 Limits hold where control groups are writable. Elsewhere a process may map no more than `memory` bytes of
 private memory (per process, by `ulimit -d`), and cpu is not limited.
@@ -112,23 +113,29 @@ class Surroundings:
 class ProcessDriver:
     """The `Driver` for child processes; see the module for what it promises.
 
-    `root` holds homes, output and the files about sandboxes. `bubblewrap` is where that program lies, `"auto"` to
-    use it if it is there and works, None to do without.
+    `root` holds homes, output and the files about sandboxes. `bubblewrap` is where that program lies,
+    `"auto"` to use it if it is there and works, None to do without; `groups` likewise for control groups.
     """
 
     name = "process"
 
     def __init__(
-        self, root: Path, installation: str, *, bubblewrap: Path | Literal["auto"] | None = "auto"
+        self,
+        root: Path,
+        installation: str,
+        *,
+        bubblewrap: Path | Literal["auto"] | None = "auto",
+        groups: Literal["auto"] | None = "auto",
     ) -> None:
         self._root = root.absolute()
         self._installation = installation
         self._bubblewrap = bubblewrap
+        self._groups = groups
         self._surroundings: Surroundings | None = None
         self._looking = asyncio.Lock()
 
     async def surroundings(self) -> Surroundings:
-        """What this machine offers, found out once; for starts, and for people who ask how sandboxes are kept apart."""
+        """What this machine offers, found out once; also to tell people how sandboxes are kept apart."""
         async with self._looking:
             if self._surroundings is None:
                 self._surroundings = await asyncio.to_thread(self._look_around)
@@ -251,7 +258,8 @@ class ProcessDriver:
     def _look_around(self) -> Surroundings:
         if os.name != "posix":
             raise DriverUnavailable(
-                "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, or use Docker Desktop."
+                "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, "
+                "or use Docker Desktop."
             )
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -261,11 +269,14 @@ class ProcessDriver:
             raise DriverUnavailable(
                 f"The state directory {self._root} cannot be written: {error}."
             ) from error
-        found = cgroups.choose(cgroups.find())
-        if not found.serving or not cgroups.works(found, f"cupola-try-{os.getpid()}-{time.monotonic_ns()}"):
-            found = cgroups.Cgroups()
         system = tuple(bwrap.system_mounts())
-        return Surroundings(self._find_bubblewrap(system), system, found)
+        return Surroundings(self._find_bubblewrap(system), system, self._find_groups())
+
+    def _find_groups(self) -> cgroups.Cgroups:
+        found = cgroups.choose(cgroups.find()) if self._groups == "auto" else cgroups.Cgroups()
+        if found.serving and cgroups.works(found, f"cupola-try-{os.getpid()}-{time.monotonic_ns()}"):
+            return found
+        return cgroups.Cgroups()
 
     def _find_bubblewrap(self, system: Sequence[str]) -> Path | None:
         if self._bubblewrap == "auto":
@@ -274,7 +285,7 @@ class ProcessDriver:
         if self._bubblewrap is not None and not bwrap.works(self._bubblewrap, system):
             raise DriverUnavailable(
                 f"{self._bubblewrap} does not work here: it is missing, or user namespaces are forbidden "
-                "(on Debian and Ubuntu: sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap)."
+                "(Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu: an AppArmor profile for bwrap)."
             )
         return self._bubblewrap
 
@@ -396,9 +407,9 @@ class ProcessDriver:
 
 def _needs_an_engine(source: ImageSource) -> StartFailed:
     return StartFailed(
-        f"The image {source.image!r} needs a container engine, and none is in use here. Install one and start Cupola "
-        "again (Debian and Ubuntu: apt install docker.io, or podman; macOS and Windows: Docker Desktop or Podman "
-        "Desktop), or deploy the agent's code as a zip (code_configuration).",
+        f"The image {source.image!r} needs a container engine, and none is in use here. Install one and "
+        "start Cupola again (Debian and Ubuntu: apt install docker.io, or podman; macOS and Windows: "
+        "Docker Desktop or Podman Desktop), or deploy the agent's code as a zip (code_configuration).",
         phase="validate",
         code="ImageError",
     )
@@ -485,7 +496,7 @@ def _look_at(record: Record) -> tuple[bool, int | None]:
 
 
 def _tell(record: Record) -> bool:
-    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes no signals on."""
+    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes none on."""
     try:
         process = psutil.Process(record.pid)
         for _ in range(2 if record.boxed else 0):
