@@ -76,9 +76,7 @@ async def open_place(tmp_path: Path, installation: str, variant: str = "") -> As
     """Everything that a test has left running is stopped at the end."""
     driver = make_driver(tmp_path, installation, variant)
     surroundings = await driver.surroundings()
-    place = Processes(
-        tmp_path, installation, driver, "memory" in surroundings.limits, variant, opened=[driver]
-    )
+    place = Processes(tmp_path, installation, driver, "memory" in surroundings.limits, variant, opened=[driver])
     try:
         yield place
     finally:

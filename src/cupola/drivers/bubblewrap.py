@@ -108,9 +108,9 @@ def interpreter_paths(command: Sequence[str], private: Iterable[Path]) -> tuple[
         prefix = path.parent.parent if path.parent.name == "bin" else path
         if any(one.is_relative_to(prefix) for one in private):
             prefix = path
-        if not any(
-            prefix.is_relative_to(shown) for shown in (*SYSTEM, *MERGED, *map(str, found))
-        ) and prefix != Path("/"):
+        if not any(prefix.is_relative_to(shown) for shown in (*SYSTEM, *MERGED, *map(str, found))) and prefix != Path(
+            "/"
+        ):
             found.append(prefix)
     return tuple(found)
 

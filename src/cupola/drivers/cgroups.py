@@ -133,13 +133,19 @@ def _delegated(point: Path, own: str) -> list[Hierarchy]:
 
 
 def _handed_out(group: Path) -> frozenset[str]:
-    control = group / "cgroup.subtree_control"
-    for controller in WANTED:
+    """What the group's children are given, after asking for what is missing and could be."""
+    control, wanted = group / "cgroup.subtree_control", frozenset(WANTED)
+    for controller in sorted((wanted & _words(group / "cgroup.controllers")) - _words(control)):
         with contextlib.suppress(OSError):
             control.write_text(f"+{controller}")
-    with contextlib.suppress(OSError):
-        return frozenset(control.read_text().split()) & frozenset(WANTED)
-    return frozenset()
+    return wanted & _words(control)
+
+
+def _words(file: Path) -> frozenset[str]:
+    try:
+        return frozenset(file.read_text().split())
+    except OSError:
+        return frozenset()
 
 
 def _writable(group: Path) -> bool:
@@ -156,9 +162,7 @@ def works(cgroups: Cgroups, name: str) -> bool:
     paths = cgroups.paths(name)
     try:
         cgroups.create(name, Limits(memory=64 << 20, cpu=1.0))
-        tried = subprocess.run(
-            ["/bin/sh", "-c", joining(paths)], capture_output=True, timeout=10, check=False
-        )
+        tried = subprocess.run(["/bin/sh", "-c", joining(paths)], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
     else:

@@ -250,9 +250,7 @@ async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Requ
         return None
     start, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     method, path, _ = start.split(" ", 2)
-    headers = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("transfer-encoding", "").lower() == "chunked":
         body = await _read_chunks(reader)
     else:

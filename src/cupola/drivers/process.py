@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -133,6 +134,8 @@ class ProcessDriver:
         self._groups = groups
         self._surroundings: Surroundings | None = None
         self._looking = asyncio.Lock()
+        self._reserving = asyncio.Lock()
+        self._filing = threading.Lock()
 
     async def surroundings(self) -> Surroundings:
         """What this machine offers, found out once; also to tell people how sandboxes are kept apart."""
@@ -160,7 +163,8 @@ class ProcessDriver:
             raise _needs_an_engine(spec.source)
         surroundings = await self.surroundings()
         try:
-            record = await asyncio.to_thread(self._reserve, spec, surroundings)
+            async with self._reserving:
+                record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
                 f"The sandbox's directories in {self._root} could not be made: {error}.", phase="create"
@@ -173,6 +177,9 @@ class ProcessDriver:
         yield self._handle(record)
 
     async def poll(self, handle: Handle) -> Observation:
+        record = self._read(handle.reference)
+        if record is not None and record.process is None:
+            return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
 
     async def stop(self, handle: Handle, grace: float) -> None:
@@ -234,10 +241,12 @@ class ProcessDriver:
                 return replace(record, process=_identity(min(marked, key=lambda one: one.create_time()).pid))
         return record
 
+    def _known(self) -> Sequence[str]:
+        return sorted(file.stem for file in (self._root / "sandboxes").glob("*.json"))
+
     def _records(self) -> Sequence[Record]:
         found = []
-        for file in sorted((self._root / "sandboxes").glob("*.json")):
-            record = self._read_found(file.stem)
+        for record in map(self._read_found, self._known()):
             if record is not None and record.labels.get(LABEL_INSTALLATION) == self._installation:
                 found.append(record)
         return found
@@ -258,17 +267,14 @@ class ProcessDriver:
     def _look_around(self) -> Surroundings:
         if os.name != "posix":
             raise DriverUnavailable(
-                "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, "
-                "or use Docker Desktop."
+                "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, or use Docker Desktop."
             )
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             for name in ("homes", "output", "sandboxes"):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise DriverUnavailable(
-                f"The state directory {self._root} cannot be written: {error}."
-            ) from error
+            raise DriverUnavailable(f"The state directory {self._root} cannot be written: {error}.") from error
         system = tuple(bwrap.system_mounts())
         return Surroundings(self._find_bubblewrap(system), system, self._find_groups())
 
@@ -291,23 +297,19 @@ class ProcessDriver:
 
     def _reserve(self, spec: SandboxSpec, surroundings: Surroundings) -> Record:
         self._home(spec.home).mkdir(mode=0o700, exist_ok=True)
-        taken = {record.port for record in self._records()}
+        taken = {record.port for record in map(self._read, self._known()) if record is not None}
         record = Record(
             sandbox_id=spec.sandbox_id,
             labels=dict(spec.labels),
             port=_free_port(taken),
             boxed=surroundings.bubblewrap is not None,
-            groups=tuple(
-                map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))
-            ),
+            groups=tuple(map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))),
         )
         self._output(spec.sandbox_id).touch(mode=0o600)
         self._write(record)
         return record
 
-    def _spawn(
-        self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings
-    ) -> Record:
+    def _spawn(self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings) -> Record:
         """Starts the process and writes it down in one go, so that no cancellation comes between."""
         surroundings.cgroups.create(
             f"cupola-{self._installation}-{spec.sandbox_id}", cgroups.Limits(spec.memory, spec.cpu)
@@ -383,8 +385,9 @@ class ProcessDriver:
         """Keeps how a process ended: its parent learns that once only."""
         killed = exit_code in (None, 128 + signal.SIGKILL) and cgroups.out_of_memory(record.group_paths)
         record = replace(record, ended=True, exit_code=exit_code, out_of_memory=killed)
-        with contextlib.suppress(OSError):
-            self._write(record)
+        with self._filing, contextlib.suppress(OSError):
+            if self._file(record.sandbox_id).exists():  # else it is being stopped
+                self._write(record)
         return record
 
     async def _ask_to_end(self, record: Record, grace: float) -> None:
@@ -402,7 +405,8 @@ class ProcessDriver:
             time.sleep(TICK)
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
-        self._file(record.sandbox_id).unlink(missing_ok=True)
+        with self._filing:
+            self._file(record.sandbox_id).unlink(missing_ok=True)
 
 
 def _needs_an_engine(source: ImageSource) -> StartFailed:
@@ -564,9 +568,7 @@ def _listeners(record: Record) -> Sequence[Listener] | None:
             continue
         except (psutil.Error, OSError):
             return None
-        found.update(
-            (one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN
-        )
+        found.update((one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN)
     return [Listener(host, port) for host, port in sorted(found)]
 
 

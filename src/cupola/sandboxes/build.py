@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -26,18 +27,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
-from weakref import WeakValueDictionary
 
 from cupola.drivers.base import CodeSource, Report
 from cupola.errors import BadRequest, StartFailed
 
-LARGEST_ZIP = 250 * 1024 * 1024
+MAX_PACKAGE = 250 * 1024 * 1024
 """Bytes of an upload: Foundry's own limit (control-plane.md)."""
 
-LARGEST_UNPACKED = 2 * 1024 * 1024 * 1024
-MOST_FILES = 50_000
-STEEPEST_RATIO = 200
+MAX_UNPACKED = 2 * 1024 * 1024 * 1024
+MAX_FILES = 50_000
+MAX_RATIO = 200
 """How much smaller than its content a zip may be; counted from `RATIO_MATTERS` bytes on, text packs well."""
 
 RATIO_MATTERS = 64 * 1024 * 1024
@@ -51,7 +50,8 @@ QUESTION = (
 )
 """What an interpreter is asked: which program it is, outside any virtual environment, and its version."""
 
-DependencyResolution = Literal["bundled", "remote_build"]
+TICK = 0.05
+"""Seconds between looks at a lock that another builder holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Built:
 def inspect_zip(package: bytes | Path) -> tuple[str, ...]:
     """The names in a zip that is safe to unpack, in its order. Raises `BadRequest` for every other."""
     size = len(package) if isinstance(package, bytes) else package.stat().st_size
-    if size > LARGEST_ZIP:
-        raise _refused(f"The zip has {size:,} bytes; the limit is {LARGEST_ZIP:,} (250 MB).")
+    if size > MAX_PACKAGE:
+        raise _refused(f"The zip has {size:,} bytes; the limit is {MAX_PACKAGE:,} (250 MB).")
     try:
         with zipfile.ZipFile(io.BytesIO(package) if isinstance(package, bytes) else package) as opened:
             entries = opened.infolist()
@@ -99,14 +99,12 @@ def _refused(message: str) -> BadRequest:
 
 def _refuse_bombs(size: int, entries: Sequence[zipfile.ZipInfo]) -> None:
     unpacked = sum(entry.file_size for entry in entries)
-    if len(entries) > MOST_FILES:
-        raise _refused(f"The zip holds {len(entries):,} entries; the limit is {MOST_FILES:,}.")
-    if unpacked > LARGEST_UNPACKED:
-        raise _refused(f"The zip unpacks to {unpacked:,} bytes; the limit is {LARGEST_UNPACKED:,} (2 GB).")
-    if unpacked > RATIO_MATTERS and unpacked > size * STEEPEST_RATIO:
-        raise _refused(
-            f"The zip unpacks to {unpacked // size} times its size; the limit is {STEEPEST_RATIO} times."
-        )
+    if len(entries) > MAX_FILES:
+        raise _refused(f"The zip holds {len(entries):,} entries; the limit is {MAX_FILES:,}.")
+    if unpacked > MAX_UNPACKED:
+        raise _refused(f"The zip unpacks to {unpacked:,} bytes; the limit is {MAX_UNPACKED:,} (2 GB).")
+    if unpacked > RATIO_MATTERS and unpacked > size * MAX_RATIO:
+        raise _refused(f"The zip unpacks to {unpacked // size} times its size; the limit is {MAX_RATIO} times.")
 
 
 def _refuse_entry(entry: zipfile.ZipInfo) -> None:
@@ -115,14 +113,10 @@ def _refuse_entry(entry: zipfile.ZipInfo) -> None:
     if "\\" in name or "\0" in name or not name:
         raise _refused(f"The zip holds the path {name!r}; separate folders with '/'.")
     if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
-        raise _refused(
-            f"The zip holds the path {name!r}, which leads out of it; use relative paths without '..'."
-        )
+        raise _refused(f"The zip holds the path {name!r}, which leads out of it; use relative paths without '..'.")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _refused(
-            f"The zip holds {name!r}, a link or device; put the file itself there (zip without -y)."
-        )
+        raise _refused(f"The zip holds {name!r}, a link or device; put the file itself there (zip without -y).")
     if entry.flag_bits & 0x1:
         raise _refused(f"The zip holds {name!r} encrypted; zip it without a password.")
 
@@ -205,83 +199,97 @@ def entry_file(entry_point: Sequence[str]) -> str | None:
     return None
 
 
-class Builder:
-    """Builds packages into two directories, each thing once however many ask for it at the same time."""
+async def build(
+    package: Path,
+    *,
+    sha256: str,
+    runtime: str,
+    entry_point: Sequence[str],
+    dependency_resolution: str,
+    builds: Path,
+    environments: Path,
+    report: Report,
+) -> Built:
+    """Unpacks a package into `builds`, installs what it requires into `environments`, and says how to start it.
 
-    def __init__(self, builds: Path, environments: Path) -> None:
-        self._builds = builds
-        self._environments = environments
-        self._locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+    `dependency_resolution` is `bundled` or `remote_build`. Each thing is made once however many ask for it.
+    Raises `BadRequest` for a zip that may not be unpacked, `StartFailed` with phase `validate` for one that cannot be
+    started, or `build` when its requirements cannot be installed.
+    """
+    interpreter, warning = choose_interpreter(runtime, *await find_interpreters(runtime))
+    if warning is not None:
+        report(warning)
+    directory = await _unpacked(package, builds / sha256, report)
+    await asyncio.to_thread(_require_entry, directory, entry_point)
+    if dependency_resolution == "remote_build":
+        imports = await _installed(directory / "requirements.txt", environments, interpreter, report)
+    else:
+        imports = await asyncio.to_thread(_bundled, directory)
+    source = CodeSource(directory, imports, command(entry_point, interpreter))
+    return Built(source, () if warning is None else (warning,))
 
-    async def build(
-        self,
-        package: Path,
-        *,
-        sha256: str,
-        runtime: str,
-        entry_point: Sequence[str],
-        dependency_resolution: DependencyResolution,
-        report: Report,
-    ) -> Built:
-        """Unpacks a package, installs what it requires, and says how to start it.
 
-        Raises `BadRequest` for a zip that may not be unpacked, `StartFailed` with phase `validate` for one
-        that cannot be started, or `build` when its requirements cannot be installed.
-        """
-        interpreter, warning = choose_interpreter(runtime, *await find_interpreters(runtime))
-        if warning is not None:
-            report(warning)
-        directory = await self._unpacked(package, sha256, report)
-        await asyncio.to_thread(_require_entry, directory, entry_point)
-        if dependency_resolution == "bundled":
-            imports = await asyncio.to_thread(_bundled, directory)
-        else:
-            imports = await self._installed(directory / "requirements.txt", interpreter, report)
-        source = CodeSource(directory, imports, command(entry_point, interpreter))
-        return Built(source, () if warning is None else (warning,))
+async def _unpacked(package: Path, target: Path, report: Report) -> Path:
+    async with _once(target) as draft:
+        if draft is not None:
+            report("Unpacking the code")
+            await asyncio.to_thread(_unpack, package, draft)
+    return target
 
-    async def _unpacked(self, package: Path, sha256: str, report: Report) -> Path:
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise ValueError(f"{sha256!r} is not a SHA-256")
-        async with self._once(self._builds / sha256) as draft:
-            if draft is not None:
-                report("Unpacking the code")
-                await asyncio.to_thread(_unpack, package, draft)
-        return self._builds / sha256
 
-    async def _installed(
-        self, requirements: Path, interpreter: Interpreter, report: Report
-    ) -> tuple[Path, ...]:
+async def _installed(
+    requirements: Path, environments: Path, interpreter: Interpreter, report: Report
+) -> tuple[Path, ...]:
+    try:
+        wanted = await asyncio.to_thread(requirements.read_bytes)
+    except FileNotFoundError:
+        report("No requirements.txt at the root of the zip: nothing to install")
+        return ()
+    target = environments / environment_key(wanted, interpreter)
+    async with _once(target) as draft:
+        if draft is not None:
+            report(f"Installing requirements.txt for Python {interpreter.version}")
+            await _install(requirements, interpreter, draft, report)
+    return (target,)
+
+
+@asynccontextmanager
+async def _once(target: Path) -> AsyncIterator[Path | None]:
+    """A directory to fill that becomes `target` when the block ends well; None when `target` is there.
+
+    Builders of the same thing, in this process or another, wait for one; if it fails, the next one tries.
+    """
+    async with _lock(target):
+        draft = await asyncio.to_thread(_draft, target)
+        if draft is None:
+            yield None
+            return
         try:
-            wanted = await asyncio.to_thread(requirements.read_bytes)
-        except FileNotFoundError:
-            report("No requirements.txt at the root of the zip: nothing to install")
-            return ()
-        key = environment_key(wanted, interpreter)
-        async with self._once(self._environments / key) as draft:
-            if draft is not None:
-                report(f"Installing requirements.txt for Python {interpreter.version}")
-                await _install(requirements, interpreter, draft, report)
-        return (self._environments / key,)
+            yield draft
+            await asyncio.to_thread(_move_into_place, draft, target)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
 
-    @asynccontextmanager
-    async def _once(self, target: Path) -> AsyncIterator[Path | None]:
-        """A directory to fill that becomes `target` when the block ends well; None when `target` is there.
 
-        Builders in this process wait for one; one in another process may win the rename, and ours is
-        discarded.
-        """
-        lock = self._locks.setdefault(target, asyncio.Lock())
-        async with lock:
-            draft = await asyncio.to_thread(_draft, target)
-            if draft is None:
-                yield None
-                return
-            try:
-                yield draft
-                await asyncio.to_thread(_move_into_place, draft, target)
-            finally:
-                await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+@asynccontextmanager
+async def _lock(target: Path) -> AsyncIterator[None]:
+    """Holds the file lock beside `target`. The file stays: removing it would race with those who wait for it."""
+    await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+    lock = os.open(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _try_lock(lock):  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(TICK)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def environment_key(requirements: bytes, interpreter: Interpreter) -> str:
@@ -294,7 +302,6 @@ def _draft(target: Path) -> Path | None:
     """An empty directory beside `target`, or None when `target` is there already."""
     if target.is_dir():
         return None
-    target.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent))
 
 
