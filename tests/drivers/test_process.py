@@ -272,7 +272,7 @@ from cupola.drivers.process import ProcessDriver
 
 async def main(root, installation, *command):
     source = CodeSource(Path(root) / "code" / "echo", (), command)
-    spec = SandboxSpec("killed", source, {}, 1.0, 2**28, "h1", {LABEL_INSTALLATION: installation}, Path(root) / "ca.pem")
+    spec = SandboxSpec("killed", source, {}, 1.0, 2**28, "h1", {LABEL_INSTALLATION: installation}, Path("ca"))
     async for handle in ProcessDriver(Path(root) / "state", installation).start(spec):
         pass
     print(json.dumps(handle.to_json()), flush=True)
