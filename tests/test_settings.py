@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine that runs the tests may have variables of its own."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"CUPOLA_{name.upper()}", raising=False)
-    yield
 
 
 def test_an_argument_wins_over_the_environment_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +37,14 @@ def test_the_state_directory_is_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(state_dir=Path("state")).state_dir == tmp_path / "state"
     monkeypatch.setenv("CUPOLA_STATE_DIR", "other")
     assert load().state_dir == tmp_path / "other"
+
+
+def test_an_empty_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CUPOLA_STATE_DIR= cupola up` means the default directory, not the current one."""
+    usual = load()
+    monkeypatch.setenv("CUPOLA_STATE_DIR", "")
+    monkeypatch.setenv("CUPOLA_PORT", "")
+    assert load() == usual
 
 
 def test_commands_and_platform_agree_on_the_default_directory() -> None:
