@@ -134,7 +134,12 @@ def test_a_replaced_file_is_never_half(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-OPEN = "import sys; from pathlib import Path; from cupola.installation import Installation; Installation.open(Path(sys.argv[1]))"
+OPEN = """
+import sys
+from pathlib import Path
+from cupola.installation import Installation
+Installation.open(Path(sys.argv[1]))
+"""
 
 
 def _mounted(options: str, directory: Path) -> str:

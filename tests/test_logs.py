@@ -27,10 +27,10 @@ def restored_logging() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def logged(level: str = "info", **event: object) -> dict[str, object]:
+def logged(**event: object) -> dict[str, object]:
     """An event as the JSON line that it becomes."""
     stream = io.StringIO()
-    logs.configure(level, "json", stream)
+    logs.configure("info", "json", stream)
     structlog.get_logger("cupola.test").info("happened", **event)
     found = json.loads(stream.getvalue())
     assert isinstance(found, dict)
