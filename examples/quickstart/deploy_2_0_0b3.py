@@ -73,9 +73,7 @@ def talk(client: OpenAI) -> None:
     print()
 
     conversation = client.conversations.create()
-    first = client.responses.create(
-        input="My name is Ada.", conversation=conversation.id, extra_body=agent
-    )
+    first = client.responses.create(input="My name is Ada.", conversation=conversation.id, extra_body=agent)
     second = client.responses.create(input="Who am I?", conversation=conversation.id, extra_body=agent)
     print("First:    ", first.output_text)
     print("Second:   ", second.output_text)
@@ -112,7 +110,10 @@ def main() -> int:
             print(f"The platform refused ({error.status_code} {code}): {error.message}", file=sys.stderr)
             return 1
         except APIStatusError as error:
-            print(f"The agent did not answer ({error.status_code} {error.code}): {error.message}", file=sys.stderr)
+            print(
+                f"The agent did not answer ({error.status_code} {error.code}): {error.message}",
+                file=sys.stderr,
+            )
             return 1
     return 0
 

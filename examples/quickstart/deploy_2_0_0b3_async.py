@@ -63,7 +63,9 @@ async def talk(client: AsyncOpenAI) -> None:
     print("Plain:    ", plain.output_text)
 
     print("Streamed:  ", end="")
-    async with await client.responses.create(input="Tell me slowly.", stream=True, extra_body=agent) as events:
+    async with await client.responses.create(
+        input="Tell me slowly.", stream=True, extra_body=agent
+    ) as events:
         async for event in events:
             if event.type == "response.output_text.delta":
                 print(event.delta, end="", flush=True)
@@ -109,7 +111,10 @@ async def main() -> int:
             print(f"The platform refused ({error.status_code} {code}): {error.message}", file=sys.stderr)
             return 1
         except APIStatusError as error:
-            print(f"The agent did not answer ({error.status_code} {error.code}): {error.message}", file=sys.stderr)
+            print(
+                f"The agent did not answer ({error.status_code} {error.code}): {error.message}",
+                file=sys.stderr,
+            )
             return 1
     return 0
 

@@ -124,7 +124,10 @@ async def main() -> int:
             print(f"The platform refused ({error.status_code} {code}): {error.message}", file=sys.stderr)
             return 1
         except APIStatusError as error:
-            print(f"The agent did not answer ({error.status_code} {error.code}): {error.message}", file=sys.stderr)
+            print(
+                f"The agent did not answer ({error.status_code} {error.code}): {error.message}",
+                file=sys.stderr,
+            )
             return 1
     return 0
 

@@ -11,7 +11,12 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from azure.ai.agentserver.responses import CreateResponse, ResponseContext, ResponsesAgentServerHost, TextResponse
+from azure.ai.agentserver.responses import (
+    CreateResponse,
+    ResponseContext,
+    ResponsesAgentServerHost,
+    TextResponse,
+)
 
 WORD_DELAY = float(os.environ.get("WORD_DELAY", "0.03"))
 """Seconds between two words, so that the eye sees the stream."""
@@ -20,9 +25,7 @@ app = ResponsesAgentServerHost()
 
 
 @app.response_handler
-async def answer(
-    request: CreateResponse, context: ResponseContext, cancelled: asyncio.Event
-) -> TextResponse:
+async def answer(request: CreateResponse, context: ResponseContext, cancelled: asyncio.Event) -> TextResponse:
     said = await context.get_input_text()
     earlier = user_messages(await context.get_history())
     return TextResponse(context, request, text=word_by_word(reply_to(said, earlier), cancelled))
