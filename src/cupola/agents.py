@@ -1,0 +1,291 @@
+"""Agents, their versions, and the definition that a version freezes.
+
+Pure rules: no I/O, no HTTP. The wire's many spellings are read and written in `web/wire.py`; here stands the one
+internal form. Sources: control-plane.md §2.1 to §2.4 and §3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from cupola.errors import BadRequest, Conflict
+
+GIB = 1024**3
+DEFAULT_CPU = 1.0
+DEFAULT_MEMORY = 2 * GIB
+CPU_RANGE = (0.5, 4.0)
+MEMORY_RANGE = (1 * GIB, 8 * GIB)
+IDLE_TIMEOUT_RANGE = (120, 14400)
+"""Seconds; the newest of the documented ranges (control-plane.md §3)."""
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+
+
+class VersionStatus(StrEnum):
+    CREATING = "creating"
+    ACTIVE = "active"
+    FAILED = "failed"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+
+class Phase(StrEnum):
+    """The steps from a definition to an answering sandbox, in order."""
+
+    VALIDATE = "validate"
+    PULL = "pull"
+    BUILD = "build"
+    CREATE = "create"
+    START = "start"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolVersion:
+    """What gateway and container speak: `responses` in version `2.0.0`, for instance."""
+
+    protocol: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeConfiguration:
+    """A code deployment: `sha256` is that of the uploaded zip, in hex."""
+
+    runtime: str
+    entry_point: tuple[str, ...]
+    dependency_resolution: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a version freezes. Exactly one of `image` and `code` is set. `memory` is in bytes, `cpu` in vCPUs.
+
+    `spelling` is the caller's own JSON, echoed as it came beside the other generation's names.
+    """
+
+    image: str | None
+    code: CodeConfiguration | None
+    protocols: tuple[ProtocolVersion, ...]
+    cpu: float = DEFAULT_CPU
+    memory: int = DEFAULT_MEMORY
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    idle_timeout: int | None = None
+    spelling: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "image": self.image,
+            "code": None
+            if self.code is None
+            else {
+                "runtime": self.code.runtime,
+                "entry_point": list(self.code.entry_point),
+                "dependency_resolution": self.code.dependency_resolution,
+                "sha256": self.code.sha256,
+            },
+            "protocols": [[p.protocol, p.version] for p in self.protocols],
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "environment": dict(self.environment),
+            "tools": [dict(tool) for tool in self.tools],
+            "idle_timeout": self.idle_timeout,
+            "spelling": dict(self.spelling),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        code = row["code"]
+        return cls(
+            image=row["image"],
+            code=None
+            if code is None
+            else CodeConfiguration(
+                code["runtime"], tuple(code["entry_point"]), code["dependency_resolution"], code["sha256"]
+            ),
+            protocols=tuple(ProtocolVersion(p, v) for p, v in row["protocols"]),
+            cpu=row["cpu"],
+            memory=row["memory"],
+            environment=row["environment"],
+            tools=tuple(row["tools"]),
+            idle_timeout=row["idle_timeout"],
+            spelling=row["spelling"],
+        )
+
+    def protocol(self, name: str) -> ProtocolVersion | None:
+        return next((p for p in self.protocols if p.protocol == name), None)
+
+    def digest(self) -> str:
+        """What the no-op rule compares: everything that a change of would change the sandbox (§2.2)."""
+        content = {key: value for key, value in self.to_json().items() if key != "spelling"}
+        content["other"] = {k: v for k, v in self.spelling.items() if k not in _NORMALISED}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_NORMALISED = frozenset(
+    {
+        "kind",
+        "image",
+        "container_configuration",
+        "container_protocol_versions",
+        "protocol_versions",
+        "cpu",
+        "memory",
+        "environment_variables",
+        "tools",
+        "code_configuration",
+        "session_configuration",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One try of `GET /readiness`: `at` in seconds after the start, `outcome` a status code or what went wrong."""
+
+    at: float
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a sandbox did not come up: what stands on a failed version and on every 424.
+
+    `log` holds at most the last 40 lines; `details` are `{code, message}` objects with the names users search for.
+    """
+
+    phase: Phase
+    code: str
+    message: str
+    exit_code: int | None = None
+    probes: tuple[Probe, ...] = ()
+    log: tuple[str, ...] = ()
+    details: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "phase": self.phase.value,
+            "code": self.code,
+            "message": self.message,
+            "exit_code": self.exit_code,
+            "probes": [{"at": p.at, "outcome": p.outcome} for p in self.probes],
+            "log": list(self.log),
+            "details": [dict(detail) for detail in self.details],
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            phase=Phase(row["phase"]),
+            code=row["code"],
+            message=row["message"],
+            exit_code=row["exit_code"],
+            probes=tuple(Probe(p["at"], p["outcome"]) for p in row["probes"]),
+            log=tuple(row["log"]),
+            details=tuple(row["details"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentVersion:
+    """An immutable release of an agent. Times are unix seconds.
+
+    `version` is a decimal string from `"1"`, or `draft-<unix ms>`. `phase` says how far a `creating` version has come.
+    """
+
+    project: str
+    agent: str
+    version: str
+    definition: Definition
+    created_at: float
+    status: VersionStatus = VersionStatus.CREATING
+    phase: Phase | None = Phase.VALIDATE
+    failure: Failure | None = None
+    description: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    draft: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def to_phase(self, phase: Phase) -> Self:
+        self._require(VersionStatus.CREATING)
+        return replace(self, phase=phase)
+
+    def to_active(self) -> Self:
+        self._require(VersionStatus.CREATING)
+        return replace(self, status=VersionStatus.ACTIVE, phase=None, failure=None)
+
+    def to_failed(self, failure: Failure) -> Self:
+        self._require(VersionStatus.CREATING)
+        return replace(self, status=VersionStatus.FAILED, phase=failure.phase, failure=failure)
+
+    def to_deleting(self) -> Self:
+        return replace(self, status=VersionStatus.DELETING)
+
+    def _require(self, status: VersionStatus) -> None:
+        if self.status is not status:
+            raise Conflict(f"Version {self.agent}:{self.version} is {self.status}, not {status}.")
+
+    @property
+    def idle_timeout(self) -> int | None:
+        return self.definition.idle_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRule:
+    """`percentage` (0 to 100) of new sessions begin on `version`."""
+
+    version: str
+    percentage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What a client addresses. `rules` empty means: all traffic to the latest version (§2.3).
+
+    `last_number` is the highest version number ever given, so that a deleted number is never given again.
+    `endpoint` and `card` are the wire's objects as the caller set them.
+    """
+
+    project: str
+    name: str
+    guid: str
+    created_at: float
+    last_number: int = 0
+    enabled: bool = True
+    rules: tuple[VersionRule, ...] = ()
+    endpoint: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] | None = None
+
+
+def check_agent_name(name: str) -> None:
+    """Raises BadRequest unless `name` starts and ends alphanumeric, holds only hyphens besides, and is ≤ 63 long."""
+    if not _NAME.fullmatch(name):
+        raise BadRequest(
+            f"Agent name '{name}' is not allowed: use 1 to 63 letters, digits and hyphens, "
+            "starting and ending with a letter or digit.",
+            param="agent_name",
+        )
+
+
+def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.Random) -> AgentVersion | None:
+    """The version on which a new session begins, or None when none is active.
+
+    `versions` are the agent's, newest first. Weighted rules count only where their version is active; without rules
+    the newest active version that is no draft gets everything.
+    """
+    active = {v.version: v for v in versions if v.status is VersionStatus.ACTIVE}
+    weighted = [(active[r.version], r.percentage) for r in agent.rules if r.version in active and r.percentage > 0]
+    if weighted:
+        return dice.choices([v for v, _ in weighted], [w for _, w in weighted])[0]
+    if agent.rules:
+        return None
+    return next((v for v in versions if v.version in active and not v.draft), None)

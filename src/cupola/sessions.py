@@ -1,0 +1,148 @@
+"""Sessions: the lasting unit of isolation, compute and files, and when they go idle or expire.
+
+A session outlives its sandboxes. What is wanted and what was last seen are stored apart; the wire's status is
+derived (`Session.status`). Every decision is a pure function of the session and the time.
+Source: control-plane.md §2.5, design.md §5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from cupola.agents import Failure
+
+LIFETIME = 30 * 24 * 3600
+"""Seconds after the last access at which a session expires with its files (control-plane.md §3)."""
+
+
+class Desired(StrEnum):
+    """What is wanted of a session's sandbox."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class Observed(StrEnum):
+    """What was last seen of a sandbox."""
+
+    NONE = "none"
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class SessionStatus(StrEnum):
+    CREATING = "creating"
+    ACTIVE = "active"
+    IDLE = "idle"
+    FAILED = "failed"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session of one agent, bound to one version for life. Times are unix seconds.
+
+    `home` names its lasting files; a session that adopts a warm sandbox takes over that sandbox's home.
+    `caller` is the isolation key of who made it.
+    """
+
+    project: str
+    agent: str
+    id: str
+    guid: str
+    version: str
+    caller: str
+    home: str
+    created_at: float
+    last_accessed_at: float
+    stopped_at: float | None = None
+    desired: Desired = Desired.RUNNING
+    observed: Observed = Observed.NONE
+    failure: Failure | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.project, self.agent, self.id)
+
+    @property
+    def expires_at(self) -> float:
+        return self.last_accessed_at + LIFETIME
+
+    def status(self, now: float) -> SessionStatus:
+        if self.desired is Desired.DELETED:
+            return SessionStatus.DELETING
+        if now >= self.expires_at:
+            return SessionStatus.EXPIRED
+        if self.observed is Observed.READY:
+            return SessionStatus.ACTIVE
+        if self.observed is Observed.FAILED:
+            return SessionStatus.FAILED
+        if self.observed is Observed.STARTING:
+            return SessionStatus.CREATING
+        return SessionStatus.IDLE if self.stopped_at is not None else SessionStatus.CREATING
+
+    def to_starting(self, now: float) -> Self:
+        return replace(self, desired=Desired.RUNNING, observed=Observed.STARTING, failure=None, last_accessed_at=now)
+
+    def to_ready(self, now: float) -> Self:
+        return replace(self, observed=Observed.READY, failure=None, last_accessed_at=now)
+
+    def to_failed(self, failure: Failure) -> Self:
+        return replace(self, observed=Observed.FAILED, failure=failure)
+
+    def to_idle(self, now: float) -> Self:
+        return replace(self, desired=Desired.STOPPED, observed=Observed.NONE, stopped_at=now)
+
+    def to_deleted(self) -> Self:
+        return replace(self, desired=Desired.DELETED)
+
+    def to_accessed(self, now: float) -> Self:
+        return replace(self, last_accessed_at=max(now, self.last_accessed_at))
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The row of one sandbox: what must be known to adopt it or to undo it after a crash.
+
+    `handle` is the driver's own JSON (`drivers.base.Handle`), None before anything was made. `session` is None while
+    the sandbox is warm; `session_id` is the id that it was started with and that the session adopting it takes.
+    """
+
+    id: str
+    project: str
+    agent: str
+    version: str
+    driver: str
+    session_id: str
+    session_guid: str
+    home: str
+    created_at: float
+    session: str | None = None
+    handle: Mapping[str, Any] | None = None
+    observed: Observed = Observed.STARTING
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a sandbox is doing now. `last` is when something of it last ended or began, in unix seconds."""
+
+    open_requests: int = 0
+    background_responses: int = 0
+    last: float = 0.0
+
+
+def is_idle(activity: Activity, idle_timeout: float, now: float) -> bool:
+    """Whether a sandbox may be stopped: nothing open, nothing running in the background, quiet for the time-out.
+
+    Open requests count whether they are plain, streamed or WebSockets; probes and log readers are no activity.
+    """
+    if activity.open_requests or activity.background_responses:
+        return False
+    return now - activity.last >= idle_timeout

@@ -1,0 +1,90 @@
+"""All settings, read once, at the start, in one place.
+
+Order: command-line argument, then `CUPOLA_*` environment variable, then `cupola.toml` in the state directory, then
+the default. A bad value stops the start with a sentence. Every setting has a line in `docs/settings.md`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cupola.errors import SetupError
+
+
+class Settings(BaseSettings):
+    """What an operator may choose."""
+
+    model_config = SettingsConfigDict(env_prefix="CUPOLA_", extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("cupola"))
+    """Directory of everything that lasts: database, keys, homes, code, output. One platform per directory."""
+
+    cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("cupola"))
+    """Directory of what can be made again: installed requirements of code deployments. May be shared."""
+
+    host: str = "127.0.0.1"
+    """Address that clients connect to. Anything but loopback opens the platform to the network: see SECURITY.md."""
+
+    port: int = Field(8443, ge=1, le=65535)
+    """TCP port of the https listener for clients."""
+
+    project: str = Field("demo", min_length=1, max_length=64)
+    """Project that `cupola env` names in the endpoint."""
+
+    driver: Literal["auto", "docker", "process"] = "auto"
+    """Where images run: `docker` (also Podman) or nowhere (`process`); `auto` takes an engine that answers."""
+
+    idle_timeout: float = Field(900, gt=0)
+    """Seconds without activity after which a session's sandbox stops; a version's own `session_configuration` wins."""
+
+    ready_timeout: float = Field(60, gt=0)
+    """Seconds that a started sandbox has to answer /readiness with 200."""
+
+    stop_grace: float = Field(65, ge=0)
+    """Seconds between SIGTERM and SIGKILL; the adapters may need 30 + 25 + 10 (container-contract.md §1)."""
+
+    max_sandboxes: int = Field(50, ge=1)
+    """Sandboxes running at once; beyond it the least recently used idle one stops, or the request gets a 429."""
+
+    orphan_grace: float = Field(60, ge=0)
+    """Seconds that a sandbox which no session owns may live before it is removed."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that the platform logs."""
+
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """`auto` is `console` on a terminal and `json` otherwise."""
+
+
+def load(**arguments: Any) -> Settings:
+    """Settings from arguments (None means: not given), environment, file and defaults. Raises SetupError."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        state_dir = Settings(**given).state_dir.expanduser().absolute()
+        path = state_dir / "cupola.toml"
+        from_file = _read_file(path)
+        from_environment = Settings(**given).model_dump(exclude_unset=True)
+        merged = {**from_file, **from_environment, "state_dir": state_dir}
+        return Settings(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SetupError(
+            f"Setting '{name}' has a bad value {first.get('input')!r}: {first['msg']}. "
+            f"It comes from the command line, CUPOLA_{name.upper()} or cupola.toml in the state directory."
+        ) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(f"{path} is not valid TOML: {error}. Mend or remove the file.") from error
