@@ -49,9 +49,7 @@ def create_version(project: AIProjectClient) -> AgentVersionDetails:
     )
     return project.agents.create_version_from_code(
         agent_name=AGENT_NAME,
-        definition=HostedAgentDefinition(
-            cpu="0.5", memory="1Gi", code_configuration=code, protocol_versions=PROTOCOLS
-        ),
+        definition=HostedAgentDefinition(cpu="0.5", memory="1Gi", code_configuration=code, protocol_versions=PROTOCOLS),
         code=code_zip(),
     )
 

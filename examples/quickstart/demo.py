@@ -89,9 +89,7 @@ def image_way() -> Way:
     engine = answering_engine()
     if engine is None:
         return Way(None, "no container engine answers (neither docker nor podman)")
-    base = next(
-        (os.environ[name] for name in BASE_IMAGE_VARIABLES if os.environ.get(name)), DEFAULT_BASE_IMAGE
-    )
+    base = next((os.environ[name] for name in BASE_IMAGE_VARIABLES if os.environ.get(name)), DEFAULT_BASE_IMAGE)
     refused = obtain(engine, base)
     if refused is not None:
         return Way(
@@ -108,9 +106,7 @@ def image_way() -> Way:
 
 
 def answering_engine() -> str | None:
-    return next(
-        (name for name in ("docker", "podman") if shutil.which(name) and succeeds([name, "info"])), None
-    )
+    return next((name for name in ("docker", "podman") if shutil.which(name) and succeeds([name, "info"])), None)
 
 
 def obtain(engine: str, base: str) -> str | None:
@@ -141,9 +137,7 @@ def capture(
     command: list[str], timeout: float, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"no result after {timeout:.0f} s")
 
@@ -217,15 +211,17 @@ def create_version(project: AIProjectClient, image: str | None) -> AgentVersionD
         entry_point=["python", "main.py"],
         dependency_resolution="remote_build",
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        with write_code_zip(AGENT_FOLDER, Path(scratch) / "agent.zip").open("rb") as stream:
-            return project.agents.create_version_from_code(
-                agent_name=AGENT_NAME,
-                definition=HostedAgentDefinition(
-                    cpu="1", memory="2Gi", code_configuration=code, protocol_versions=PROTOCOLS
-                ),
-                code=stream,
-            )
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        write_code_zip(AGENT_FOLDER, Path(scratch) / "agent.zip").open("rb") as stream,
+    ):
+        return project.agents.create_version_from_code(
+            agent_name=AGENT_NAME,
+            definition=HostedAgentDefinition(
+                cpu="1", memory="2Gi", code_configuration=code, protocol_versions=PROTOCOLS
+            ),
+            code=stream,
+        )
 
 
 def wait_until_active(project: AIProjectClient, version: AgentVersionDetails) -> AgentVersionDetails:
@@ -304,9 +300,7 @@ def run(platform: Platform, wanted: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Deploy the example agent to a platform of its own and talk to it."
-    )
+    parser = argparse.ArgumentParser(description="Deploy the example agent to a platform of its own and talk to it.")
     parser.add_argument("--with", dest="wanted", choices=("auto", "image", "code"), default="auto")
     wanted = parser.parse_args().wanted
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -322,9 +316,7 @@ def main() -> int:
         detail = json.dumps(failure.model.as_dict(), indent=2) if failure.model else failure.message
         code = fail(f"The platform refused ({failure.status_code}): {detail}", platform)
     except APIError as failure:
-        code = fail(
-            f"The agent did not answer: {failure.message}\n{json.dumps(failure.body, indent=2)}", platform
-        )
+        code = fail(f"The agent did not answer: {failure.message}\n{json.dumps(failure.body, indent=2)}", platform)
     except KeyboardInterrupt:
         console.print("\nInterrupted; stopping.")
         code = 130
@@ -332,9 +324,7 @@ def main() -> int:
         with step("stop everything"):
             platform.stop()
     if code == 0:
-        console.print(
-            f"[bold green]Done[/] in {time.perf_counter() - began:.1f} s. To go on: `.venv/bin/cupola up`."
-        )
+        console.print(f"[bold green]Done[/] in {time.perf_counter() - began:.1f} s. To go on: `.venv/bin/cupola up`.")
     return code
 
 

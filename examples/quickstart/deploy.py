@@ -50,23 +50,25 @@ def create_version(project: AIProjectClient) -> AgentVersionDetails:
                 environment_variables={"LOG_LEVEL": "info"},
             ),
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        with write_code_zip(AGENT_FOLDER, Path(scratch) / "agent.zip").open("rb") as code:
-            return project.agents.create_version_from_code(
-                agent_name=AGENT_NAME,
-                definition=HostedAgentDefinition(
-                    cpu="1",
-                    memory="2Gi",
-                    code_configuration=CodeConfiguration(
-                        runtime=f"python_{sys.version_info.major}_{sys.version_info.minor}",
-                        entry_point=["python", "main.py"],
-                        dependency_resolution=CodeDependencyResolution.REMOTE_BUILD,
-                    ),
-                    protocol_versions=PROTOCOLS,
-                    environment_variables={"LOG_LEVEL": "info"},
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        write_code_zip(AGENT_FOLDER, Path(scratch) / "agent.zip").open("rb") as code,
+    ):
+        return project.agents.create_version_from_code(
+            agent_name=AGENT_NAME,
+            definition=HostedAgentDefinition(
+                cpu="1",
+                memory="2Gi",
+                code_configuration=CodeConfiguration(
+                    runtime=f"python_{sys.version_info.major}_{sys.version_info.minor}",
+                    entry_point=["python", "main.py"],
+                    dependency_resolution=CodeDependencyResolution.REMOTE_BUILD,
                 ),
-                code=code,
-            )
+                protocol_versions=PROTOCOLS,
+                environment_variables={"LOG_LEVEL": "info"},
+            ),
+            code=code,
+        )
 
 
 def wait_until_active(project: AIProjectClient, version: AgentVersionDetails) -> AgentVersionDetails:
@@ -77,9 +79,7 @@ def wait_until_active(project: AIProjectClient, version: AgentVersionDetails) ->
         version = project.agents.get_version(agent_name=version.name, agent_version=version.version)
     if version.status != "active":
         error = version.get("error") or {}
-        raise SystemExit(
-            f"Version {version.version} is {version.status}: {error.get('code')}: {error.get('message')}"
-        )
+        raise SystemExit(f"Version {version.version} is {version.status}: {error.get('code')}: {error.get('message')}")
     return version
 
 

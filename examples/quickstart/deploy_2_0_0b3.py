@@ -32,9 +32,7 @@ def create_version(project: AIProjectClient) -> AgentVersionDetails:
     return project.agents.create_version(
         agent_name=AGENT_NAME,
         definition=ImageBasedHostedAgentDefinition(
-            container_protocol_versions=[
-                ProtocolVersionRecord(protocol=AgentProtocol.RESPONSES, version="v1")
-            ],
+            container_protocol_versions=[ProtocolVersionRecord(protocol=AgentProtocol.RESPONSES, version="v1")],
             cpu="1",
             memory="2Gi",
             image=os.environ["AGENT_IMAGE"],

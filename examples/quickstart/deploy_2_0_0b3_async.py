@@ -28,9 +28,7 @@ async def create_version(project: AIProjectClient) -> AgentVersionDetails:
     return await project.agents.create_version(
         agent_name=AGENT_NAME,
         definition=ImageBasedHostedAgentDefinition(
-            container_protocol_versions=[
-                ProtocolVersionRecord(protocol=AgentProtocol.RESPONSES, version="v1")
-            ],
+            container_protocol_versions=[ProtocolVersionRecord(protocol=AgentProtocol.RESPONSES, version="v1")],
             cpu="1",
             memory="2Gi",
             image=os.environ["AGENT_IMAGE"],
@@ -63,18 +61,14 @@ async def talk(client: AsyncOpenAI) -> None:
     print("Plain:    ", plain.output_text)
 
     print("Streamed:  ", end="")
-    async with await client.responses.create(
-        input="Tell me slowly.", stream=True, extra_body=agent
-    ) as events:
+    async with await client.responses.create(input="Tell me slowly.", stream=True, extra_body=agent) as events:
         async for event in events:
             if event.type == "response.output_text.delta":
                 print(event.delta, end="", flush=True)
     print()
 
     conversation = await client.conversations.create()
-    first = await client.responses.create(
-        input="My name is Ada.", conversation=conversation.id, extra_body=agent
-    )
+    first = await client.responses.create(input="My name is Ada.", conversation=conversation.id, extra_body=agent)
     second = await client.responses.create(input="Who am I?", conversation=conversation.id, extra_body=agent)
     print("First:    ", first.output_text)
     print("Second:   ", second.output_text)

@@ -81,9 +81,7 @@ async def events(response_id: str, text: str) -> AsyncIterator[str]:
     yield event("response.output_item.added", output_index=0, item=item)
     yield event("response.content_part.added", **at, part=empty)
     for position, word in enumerate(text.split()):
-        yield event(
-            "response.output_text.delta", **at, delta=word if position == 0 else f" {word}", logprobs=[]
-        )
+        yield event("response.output_text.delta", **at, delta=word if position == 0 else f" {word}", logprobs=[])
         await asyncio.sleep(0.03)
     yield event("response.output_text.done", **at, text=text, logprobs=[])
     yield event("response.content_part.done", **at, part={**empty, "text": text})
