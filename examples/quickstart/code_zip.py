@@ -6,10 +6,11 @@ new version.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
-AGENT_FOLDER = Path(__file__).parent / "agent"
+AGENT_FOLDER = Path(os.environ.get("AGENT_FOLDER", Path(__file__).parent / "agent"))
 LEFT_OUT = {"Dockerfile", ".dockerignore", "__pycache__"}
 
 

@@ -302,13 +302,14 @@ def run(platform: Platform, wanted: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Deploy the example agent to a platform of its own and talk to it.")
     parser.add_argument("--with", dest="wanted", choices=("auto", "image", "code"), default="auto")
-    wanted = parser.parse_args().wanted
+    parser.add_argument("--state-dir", type=Path, default=CHECKOUT / ".demo")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    platform = Platform(CHECKOUT / ".demo")
+    platform = Platform(arguments.state_dir)
     began = time.perf_counter()
     try:
-        run(platform, wanted)
+        run(platform, arguments.wanted)
         code = 0
     except DemoFailed as failure:
         code = fail(str(failure), platform)
