@@ -37,8 +37,12 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.SetupError: 503,
 }
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "invalid_request_error",
-          409: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error"}  # fmt: skip
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""`error.type` by status; other statuses below 500 are `invalid_request_error`."""
 
 _DETAILS_HEADER = {
     errors.SessionNotReady: b"ReadinessTimeout",
@@ -55,6 +59,10 @@ def status_of(error: errors.CupolaError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
+def _type_of(status: int) -> str:
+    return "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+
+
 def envelope(error: errors.CupolaError, request_id: str) -> dict[str, Any]:
     """`{"error": {...}}` as every client of the wire reads it."""
     return {
@@ -62,7 +70,7 @@ def envelope(error: errors.CupolaError, request_id: str) -> dict[str, Any]:
             "code": error.code,
             "message": error.message,
             "param": error.param,
-            "type": _TYPES.get(status_of(error), "server_error"),
+            "type": _type_of(status_of(error)),
             "details": [dict(detail) for detail in error.details],
             "additionalInfo": {"request_id": request_id, **error.extra},
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +31,7 @@ from cupola.agents import (
     VersionStatus,
 )
 from cupola.errors import BadRequest
+from cupola.identity import identity_of
 
 PROTOCOLS = (
     "responses",
@@ -298,19 +298,6 @@ def show_definition(definition: Definition) -> dict[str, Any]:
     return shown
 
 
-def _identity(guid: str, part: str) -> dict[str, str]:
-    seed = uuid.UUID(guid)
-    return {
-        "principal_id": str(uuid.uuid5(seed, f"{part}/principal")),
-        "client_id": str(uuid.uuid5(seed, f"{part}/client")),
-    }
-
-
-def client_id_of(guid: str, part: str) -> str:
-    """The client id of an agent's `instance` or `blueprint` identity, as containers are told it."""
-    return _identity(guid, part)["client_id"]
-
-
 def show_failure(failure: Failure) -> dict[str, Any]:
     """`error` of a failed version, and `additionalInfo` of a 424: `code` and `message` plus the evidence."""
     return {
@@ -347,11 +334,11 @@ def show_version(version: AgentVersion, agent: Agent) -> dict[str, Any]:
         "draft": version.draft,
         "error": None if version.failure is None else show_failure(version.failure),
         "agent_guid": guid,
-        "instance_identity": _identity(guid, "instance"),
-        "blueprint": _identity(guid, "blueprint"),
+        "instance_identity": identity_of(guid, "instance"),
+        "blueprint": identity_of(guid, "blueprint"),
         "blueprint_reference": {
             "type": "ManagedAgentIdentityBlueprint",
-            "blueprint_id": _identity(guid, "blueprint")["client_id"],
+            "blueprint_id": identity_of(guid, "blueprint")["client_id"],
         },
         "warnings": list(version.warnings),
     }
@@ -370,11 +357,11 @@ def show_agent(agent: Agent, latest: AgentVersion | None) -> dict[str, Any]:
         "name": agent.name,
         "versions": {} if latest is None else {"latest": show_version(latest, agent)},
         "agent_endpoint": show_endpoint(agent, latest),
-        "instance_identity": {**_identity(agent.guid, "instance"), "status": "active"},
-        "blueprint": {**_identity(agent.guid, "blueprint"), "status": "active"},
+        "instance_identity": {**identity_of(agent.guid, "instance"), "status": "active"},
+        "blueprint": {**identity_of(agent.guid, "blueprint"), "status": "active"},
         "blueprint_reference": {
             "type": "ManagedAgentIdentityBlueprint",
-            "blueprint_id": _identity(agent.guid, "blueprint")["client_id"],
+            "blueprint_id": identity_of(agent.guid, "blueprint")["client_id"],
         },
         "agent_card": agent.card,
         "state": state,
