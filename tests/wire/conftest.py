@@ -45,9 +45,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def finish(command: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 300) -> str:
     """Runs a command to its end and returns what it printed; a failure shows everything it said."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
     if done.returncode != 0:
         pytest.fail(
             f"{' '.join(command)} ended with {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdk import Sdk, main, refusal
+from sdk import Sdk, main, refusal  # type: ignore[import-not-found]  # lies beside the script
 
 IMAGE = "registry.invalid/agent:1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdk import Sdk, call, main
+from sdk import Sdk, call, main  # type: ignore[import-not-found]  # lies beside the script
 
 
 async def image(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sdk import Sdk, call, collect, main
+from sdk import Sdk, call, collect, main  # type: ignore[import-not-found]  # lies beside the script
 
 
 async def invoke(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:

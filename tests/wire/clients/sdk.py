@@ -82,8 +82,9 @@ class Sdk:
     def definition(self, image: str, **changes: Any) -> Any:
         sizes = {"cpu": changes.pop("cpu", "1"), "memory": changes.pop("memory", "2Gi")}
         if self.b3:
-            protocol = models.ProtocolVersionRecord(protocol=models.AgentProtocol.RESPONSES, version="v1")
-            return models.ImageBasedHostedAgentDefinition(
+            old: Any = models  # these two names are gone from the newest SDK, which mypy sees
+            protocol = models.ProtocolVersionRecord(protocol=old.AgentProtocol.RESPONSES, version="v1")
+            return old.ImageBasedHostedAgentDefinition(
                 image=image, container_protocol_versions=[protocol], **sizes, **changes
             )
         protocol = models.ProtocolVersionRecord(protocol="responses", version="2.0.0")
@@ -103,9 +104,7 @@ class Sdk:
         async with asyncio.timeout(DEADLINE):
             while version["status"] == "creating":
                 await asyncio.sleep(0.2)
-                version = await call(
-                    self.agents.get_version(agent_name=version.name, agent_version=version.version)
-                )
+                version = await call(self.agents.get_version(agent_name=version.name, agent_version=version.version))
         return version
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sdk import Sdk, collect, main
+from sdk import Sdk, collect, main  # type: ignore[import-not-found]  # lies beside the script
 
 
 async def sign_in(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:

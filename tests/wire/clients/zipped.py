@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from azure.ai.projects import models
-from sdk import Sdk, call, collect, main, refusal
+from sdk import Sdk, call, collect, main, refusal  # type: ignore[import-not-found]  # lies beside the script
 
 
-async def code(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
+async def zipped(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
     name, folder = arguments
     first = await sdk.settled(await create(sdk, name, folder))
     same = await create(sdk, name, folder)
@@ -55,11 +55,11 @@ async def create(sdk: Sdk, name: str, folder: str, variables: dict[str, str] | N
 def packed(folder: Path) -> io.BytesIO:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted(folder.glob("*.py")) + [folder / "requirements.txt"]:
+        for path in [*sorted(folder.glob("*.py")), folder / "requirements.txt"]:
             archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
     buffer.name = "agent.zip"
     return buffer
 
 
 if __name__ == "__main__":
-    main(code)
+    main(zipped)
