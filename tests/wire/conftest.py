@@ -119,39 +119,32 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
                 cupola(state, "down")
 
 
-@pytest.fixture
-def client_environment(platform: Platform, tmp_path: Path) -> dict[str, str]:
-    """What a client process gets to see: a home of its own and the variables of `cupola env`."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "LANG": "C.UTF-8",
-        "PYTHONWARNINGS": "default",
-        **platform.environment,
-    }
-
-
 RunScript = Callable[..., str]
 RunClient = Callable[..., Any]
 
 
-@pytest.fixture
-def run_script(client_environment: dict[str, str]) -> RunScript:
-    """Runs any script in a generation's environment and returns what it printed."""
+@pytest.fixture(scope="session")
+def run_script(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> RunScript:
+    """Runs any script in a generation's environment and returns what it printed.
+
+    The script sees a home of its own, the variables of `cupola env`, and what it is given by keyword.
+    """
+    home = tmp_path_factory.mktemp("client-home")
+    seen = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **platform.environment}
 
     def run(generation: str, script: Path, *arguments: str, **extra: str) -> str:
         command = [str(interpreter(generation)), str(script), *arguments]
-        return finish(command, {**client_environment, **extra}, SCRIPT_TIMEOUT)
+        return finish(command, {**seen, **extra}, SCRIPT_TIMEOUT)
 
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_client(run_script: RunScript) -> RunClient:
     """Runs `clients/<name>.py` and returns the JSON on its last line."""
 
-    def run(generation: str, mode: str, name: str, *arguments: str, **extra: str) -> Any:
-        printed = run_script(generation, CLIENTS / f"{name}.py", generation, mode, *arguments, **extra)
+    def run(generation: str, mode: str, name: str, *arguments: str) -> Any:
+        printed = run_script(generation, CLIENTS / f"{name}.py", generation, mode, *arguments)
         return json.loads(printed.splitlines()[-1])
 
     return run

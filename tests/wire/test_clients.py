@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,9 +14,11 @@ from .packing import code_zip, wait_until_active
 
 pytestmark = pytest.mark.wire
 
-every_client = pytest.mark.parametrize(
-    ("generation", "mode"), [(generation, mode) for generation in GENERATIONS for mode in ("sync", "async")]
-)
+CLIENTS = [(generation, mode) for generation in GENERATIONS for mode in ("sync", "async")]
+
+CLIENT_NAMES = ["-".join(client) for client in CLIENTS]
+
+every_client = pytest.mark.parametrize(("generation", "mode"), CLIENTS, ids=CLIENT_NAMES)
 newest_client = pytest.mark.parametrize("mode", ["sync", "async"])
 
 
@@ -30,42 +33,56 @@ def test_signs_in_offline(run_client: RunClient, generation: str, mode: str) -> 
     assert found["seconds"] < 10
 
 
-@every_client
-def test_versions_are_made_read_listed_and_deleted(run_client: RunClient, generation: str, mode: str) -> None:
-    """Each operation on agents and versions answers in a shape that the SDK understands."""
-    name = unique("crud")
-    found = run_client(generation, mode, "crud", name)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The name that a client script worked on, and what it found."""
 
-    assert [version["version"] for version in found["made"]] == ["1", "2", "3", "4", "5"]
-    first = found["made"][0]
-    assert first["object"] == "agent.version"
-    assert first["id"] == f"{name}:1"
-    assert first["name"] == name
-    assert first["description"] == "number 1"
-    assert first["metadata"] == {"number": "1"}
+    name: str
+    found: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=CLIENTS, ids=CLIENT_NAMES)
+def crud(request: pytest.FixtureRequest, run_client: RunClient) -> Told:
+    """One run of `clients/crud.py` by each client."""
+    name = unique("crud")
+    return Told(name, run_client(*request.param, "crud", name))
+
+
+def test_versions_are_made_and_read(crud: Told) -> None:
+    """What a client has created comes back in a shape that the SDK understands."""
+    made = crud.found["made"]
+    assert [version["version"] for version in made] == ["1", "2", "3", "4", "5"]
+    first = made[0]
+    assert (first["object"], first["id"], first["name"]) == ("agent.version", f"{crud.name}:1", crud.name)
+    assert (first["description"], first["metadata"]) == ("number 1", {"number": "1"})
     assert isinstance(first["created_at"], int)
     assert first["definition"]["kind"] == "hosted"
     assert first["definition"]["environment_variables"] == {"NUMBER": "1"}
 
-    assert found["agent"]["object"] == "agent"
-    assert found["agent"]["name"] == name
-    assert found["agent"]["versions"]["latest"]["version"] == "5"
-    assert found["second"]["version"] == "2"
-    assert found["paged"] == ["5", "4", "3", "2", "1"]
-    assert found["ascending"] == ["1", "2", "3", "4", "5"]
-    assert name in found["agents"]
-
-    assert found["deleted_version"] == deleted("agent.version.deleted", name, version="1")
-    assert refused(found["gone_version"]) == ("ResourceNotFoundError", 404, "not_found")
-    assert found["left"] == ["5", "4", "3", "2"]
-    assert found["deleted"] == deleted("agent.deleted", name)
-    assert refused(found["gone"]) == ("ResourceNotFoundError", 404, "not_found")
+    assert (crud.found["agent"]["object"], crud.found["agent"]["name"]) == ("agent", crud.name)
+    assert crud.found["agent"]["versions"]["latest"]["version"] == "5"
+    assert crud.found["second"]["version"] == "2"
 
 
-@every_client
-def test_both_spellings_of_a_definition_come_back(run_client: RunClient, generation: str, mode: str) -> None:
+def test_lists_go_over_pages(crud: Told) -> None:
+    """The SDK's pager finds every row once, in either order, and ends."""
+    assert crud.found["paged"] == ["5", "4", "3", "2", "1"]
+    assert crud.found["ascending"] == ["1", "2", "3", "4", "5"]
+    assert crud.name in crud.found["agents"]
+
+
+def test_versions_and_agents_are_deleted(crud: Told) -> None:
+    """What is deleted is gone: not listed, and 404 when asked for."""
+    assert crud.found["deleted_version"] == deleted("agent.version.deleted", crud.name, version="1")
+    assert refused(crud.found["gone_version"]) == ("ResourceNotFoundError", 404, "not_found")
+    assert crud.found["left"] == ["5", "4", "3", "2"]
+    assert crud.found["deleted"] == deleted("agent.deleted", crud.name)
+    assert refused(crud.found["gone"]) == ("ResourceNotFoundError", 404, "not_found")
+
+
+def test_both_spellings_of_a_definition_come_back(crud: Told) -> None:
     """A definition of either generation is echoed as it was written, and as the other generation reads it."""
-    definition = run_client(generation, mode, "crud", unique("spelling"))["second"]["definition"]
+    definition = crud.found["second"]["definition"]
     assert definition["image"] == "registry.invalid/agent:1"
     assert definition["container_configuration"]["image"] == "registry.invalid/agent:1"
     assert definition["container_protocol_versions"] == definition["protocol_versions"]
@@ -73,10 +90,9 @@ def test_both_spellings_of_a_definition_come_back(run_client: RunClient, generat
     assert (definition["cpu"], definition["memory"]) == ("1", "2Gi")
 
 
-@every_client
-def test_a_version_that_cannot_start_says_why(run_client: RunClient, generation: str, mode: str) -> None:
+def test_a_version_that_cannot_start_says_why(crud: Told) -> None:
     """An image that nobody can pull ends `failed`, with a code and a sentence in `version["error"]`."""
-    failed = run_client(generation, mode, "crud", unique("failed"))["failed"]
+    failed = crud.found["failed"]
     assert failed["status"] == "failed"
     assert failed["error"]["code"]
     assert "registry.invalid/agent:1" in failed["error"]["message"]
@@ -109,39 +125,52 @@ def quickstart(platform: Platform) -> Any:
         rest.delete(f"/agents/{name}", params={"force": "true"}).raise_for_status()
 
 
-@every_client
-def test_an_agent_answers(run_client: RunClient, quickstart: str, generation: str, mode: str) -> None:
-    """Plain, streamed, chained, in a conversation, in a session: and all of it can be read back."""
-    found = run_client(generation, mode, "invoke", quickstart)
-
-    plain = found["plain"]
-    assert plain["id"].startswith("caresp_")
-    assert plain["status"] == "completed"
-    assert text_of(plain["output"]).startswith("Hello! You said: alpha")
-    assert found["kinds"][0] == "response.created"
-    assert found["kinds"][-1] == "response.completed"
-    assert "".join(found["deltas"]).startswith("Hello! You said: beta")
-    assert found["chained"] == "You said: gamma I remember 1 earlier turn; the last time you said: alpha"
-
-    assert found["retrieved"]["id"] == plain["id"]
-    assert text_of(found["retrieved"]["output"]) == text_of(plain["output"])
-    assert [item["content"][0]["text"] for item in found["input_items"]] == ["alpha"]
-
-    assert found["first"].startswith("Hello! You said: delta")
-    assert found["second"] == "You said: epsilon I remember 1 earlier turn; the last time you said: delta"
-    assert found["third"] == "You said: zeta I remember 2 earlier turns; the last time you said: epsilon"
-    assert [item["role"] for item in found["items"]] == ["user", "assistant"] * 3
-    assert len(set(found["conversation_sessions"])) == 1
-    assert found["again"]["agent_session_id"] == found["session"]
+@pytest.fixture(scope="module", params=CLIENTS, ids=CLIENT_NAMES)
+def talk(request: pytest.FixtureRequest, run_client: RunClient, quickstart: str) -> dict[str, Any]:
+    """One run of `clients/invoke.py` by each client."""
+    found: dict[str, Any] = run_client(*request.param, "invoke", quickstart)
+    return found
 
 
-@every_client
-def test_a_stream_is_not_buffered(run_client: RunClient, quickstart: str, generation: str, mode: str) -> None:
+def test_an_agent_answers(talk: dict[str, Any]) -> None:
+    """A plain answer has an id that chains, a status, and the text."""
+    assert talk["plain"]["id"].startswith("caresp_")
+    assert talk["plain"]["status"] == "completed"
+    assert text_of(talk["plain"]["output"]).startswith("Hello! You said: alpha")
+
+
+def test_a_stream_is_not_buffered(talk: dict[str, Any]) -> None:
     """The pieces of an answer arrive over the time in which the agent says them."""
-    found = run_client(generation, mode, "invoke", quickstart)
-    assert len(found["deltas"]) > 5
+    assert (talk["kinds"][0], talk["kinds"][-1]) == ("response.created", "response.completed")
+    assert "".join(talk["deltas"]).startswith("Hello! You said: beta")
     # 0.03 s between two words, and a wide margin: a buffered stream arrives within a millisecond or two.
-    assert found["spread"] > 0.03 * (len(found["deltas"]) - 1) * 0.5
+    assert talk["spread"] > 0.03 * (len(talk["deltas"]) - 1) * 0.5
+
+
+def test_an_answer_is_read_back(talk: dict[str, Any]) -> None:
+    """A finished response and its input can be retrieved."""
+    assert talk["retrieved"]["id"] == talk["plain"]["id"]
+    assert text_of(talk["retrieved"]["output"]) == text_of(talk["plain"]["output"])
+    assert [item["content"][0]["text"] for item in talk["input_items"]] == ["alpha"]
+
+
+def test_a_chained_turn_remembers(talk: dict[str, Any]) -> None:
+    """`previous_response_id` brings the earlier turn along."""
+    assert talk["chained"] == "You said: gamma I remember 1 earlier turn; the last time you said: alpha"
+
+
+def test_a_conversation_remembers(talk: dict[str, Any]) -> None:
+    """Every turn of a conversation sees all earlier ones, plain and streamed, in one session."""
+    assert talk["first"].startswith("Hello! You said: delta")
+    assert talk["second"] == "You said: epsilon I remember 1 earlier turn; the last time you said: delta"
+    assert talk["third"] == "You said: zeta I remember 2 earlier turns; the last time you said: epsilon"
+    assert [item["role"] for item in talk["items"]] == ["user", "assistant"] * 3
+    assert len(set(talk["conversation_sessions"])) == 1
+
+
+def test_a_session_is_named_by_its_id(talk: dict[str, Any]) -> None:
+    """An answer names its session, and a request that names it stays there."""
+    assert talk["again"]["agent_session_id"] == talk["session"]
 
 
 @newest_client
