@@ -20,13 +20,13 @@ serve: .venv/.base  ## run the platform in the foreground
 	$(BIN)/cupola up
 
 test: .venv/.dev  ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-all: .venv/.dev  ## run the tests; what cannot run here fails instead of being skipped
-	CUPOLA_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	CUPOLA_REQUIRE_ENGINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-wire: .venv/.dev  ## run the official clients against the platform
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/wire $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/wire $(ARGS)
 
 bench: .venv/.dev  ## measure, each case beside the bare thing
 	$(BIN)/python -m benchmarks $(ARGS)

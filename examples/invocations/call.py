@@ -106,8 +106,9 @@ def main() -> int:
             call(credential.get_token("https://ai.azure.com/.default").token)
             project.agents.delete(agent_name=AGENT_NAME, force=True)
         except HttpResponseError as error:
-            code = error.error.code if error.error else error.status_code
-            print(f"The platform refused ({error.status_code} {code}): {error.message}", file=sys.stderr)
+            said = error.error  # the platform's envelope; a proxy on the way may have answered without one
+            code, message = (said.code, said.message) if said else (error.reason, error.message)
+            print(f"The platform refused ({error.status_code} {code}): {message}", file=sys.stderr)
             return 1
         except requests.HTTPError as error:
             print(f"The agent did not answer: {error}\n{error.response.text}", file=sys.stderr)

@@ -231,7 +231,7 @@ def wait_until_active(project: AIProjectClient, version: AgentVersionDetails) ->
         version = project.agents.get_version(agent_name=version.name, agent_version=version.version)
     if version.status != "active":
         evidence = json.dumps(version.get("error"), indent=2, default=str)
-        raise DemoFailed(f"Version {version.version} is {version.status}:\n{evidence}")
+        raise DemoFailed(f"Version {version.version} is {version['status']}:\n{evidence}")
     return version
 
 

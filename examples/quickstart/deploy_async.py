@@ -74,7 +74,9 @@ async def wait_until_active(project: AIProjectClient, version: AgentVersionDetai
             version = await project.agents.get_version(agent_name=version.name, agent_version=version.version)
     if version.status != "active":
         error = version.get("error") or {}
-        raise SystemExit(f"Version {version.version} is {version.status}: {error.get('code')}: {error.get('message')}")
+        raise SystemExit(
+            f"Version {version.version} is {version['status']}: {error.get('code')}: {error.get('message')}"
+        )
     return version
 
 
@@ -99,9 +101,9 @@ async def talk(client: AsyncOpenAI) -> None:
 
 async def run(project: AIProjectClient) -> None:
     version = await wait_until_active(project, await create_version(project))
-    print(f"Version {version.version} of {version.name} is {version.status}")
+    print(f"Version {version.version} of {version.name} is {version['status']}")
     async for listed in project.agents.list_versions(agent_name=AGENT_NAME):
-        print(f"Listed:    {listed.name} {listed.version} {listed.status}")
+        print(f"Listed:    {listed.name} {listed.version} {listed['status']}")
 
     async with project.get_openai_client(agent_name=AGENT_NAME) as client:
         await talk(client)
@@ -120,8 +122,9 @@ async def main() -> int:
         try:
             await run(project)
         except HttpResponseError as error:
-            code = error.error.code if error.error else error.status_code
-            print(f"The platform refused ({error.status_code} {code}): {error.message}", file=sys.stderr)
+            said = error.error  # the platform's envelope; a proxy on the way may have answered without one
+            code, message = (said.code, said.message) if said else (error.reason, error.message)
+            print(f"The platform refused ({error.status_code} {code}): {message}", file=sys.stderr)
             return 1
         except APIStatusError as error:
             print(
