@@ -48,16 +48,14 @@ _NOT_TO_CALLER = HOP_BY_HOP | {
     b"x-platform-error-detail",  # for the platform's log; may quote what only its operator should see
     b"x-agent-session-id",  # the gateway says which session and which request this is
     b"x-request-id",
+    b"apim-request-id",
+    b"x-agent-invocation-id",
 }
 
 
 def to_sandbox(headers: Iterable[Header]) -> list[Header]:
     """What of a caller's request a container may see."""
-    kept = [
-        header
-        for header in headers
-        if header[0] in _FROM_CALLER or header[0].startswith(_FROM_CALLER_PREFIXES)
-    ]
+    kept = [header for header in headers if header[0] in _FROM_CALLER or header[0].startswith(_FROM_CALLER_PREFIXES)]
     return _without_nominated(headers, kept)
 
 

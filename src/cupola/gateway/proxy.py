@@ -12,7 +12,7 @@ at hand are its callers' business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from enum import StrEnum
 from types import TracebackType
@@ -36,6 +36,10 @@ WATCH_AFTER = 0.05
 watching."""
 
 _BODILESS = frozenset({204, 304})
+
+
+OnChunk = Callable[[bytes], Awaitable[object] | None]
+OnWhole = Callable[[int, bytes], Awaitable[bytes]]
 
 
 class Outcome(StrEnum):
@@ -82,7 +86,8 @@ async def forward(
     receive: Receive,
     extra_reply_headers: Sequence[Header] = (),
     on_head: Callable[[int, Sequence[Header]], None] | None = None,
-    on_chunk: Callable[[bytes], None] | None = None,
+    on_chunk: OnChunk | None = None,
+    on_whole: OnWhole | None = None,
     on_lost: Callable[[], bytes | None] | None = None,
     keepalive: float = KEEP_ALIVE_SECONDS,
 ) -> Outcome:
@@ -90,7 +95,9 @@ async def forward(
 
     `headers` go to the sandbox as they are; of the reply's, `headers.to_caller` decides, and
     `extra_reply_headers` are added. `on_head` sees status and headers as the sandbox sent them, `on_chunk`
-    every piece of the body; both before the caller does, and must not raise.
+    every piece of the body; both before the caller does, and must not raise. What `on_chunk` returns is awaited
+    before the piece goes on. With `on_whole`, a reply that is no event stream is read to its end, and the caller
+    gets what `on_whole` makes of it.
 
     A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, an event
     stream ends with what `on_lost` returns; without that the reply is left unfinished, and the server cuts
@@ -104,6 +111,10 @@ async def forward(
             out = to_caller(reply.headers)
             out.extend(extra_reply_headers)
             whole = reply.complete
+            if on_whole is not None and not _is_events(reply):
+                whole = await on_whole(reply.status, await reply.read())
+                out = [header for header in out if header[0] not in (b"content-length", b"content-encoding")]
+                on_chunk = None
             if whole is not None:
                 await _send_whole(method, reply.status, out, whole, send, on_chunk)
                 return Outcome.COMPLETE
@@ -143,10 +154,10 @@ async def _send_whole(
     headers: list[Header],
     body: bytes,
     send: Send,
-    on_chunk: Callable[[bytes], None] | None,
+    on_chunk: OnChunk | None,
 ) -> None:
     if on_chunk is not None and body:
-        on_chunk(body)
+        await _seen(on_chunk, body)
     if method != "HEAD" and status not in _BODILESS and find(headers, b"content-length") is None:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -156,7 +167,7 @@ async def _send_whole(
 async def _stream(
     reply: Reply,
     send: Send,
-    on_chunk: Callable[[bytes], None] | None,
+    on_chunk: OnChunk | None,
     on_lost: Callable[[], bytes | None] | None,
     keepalive: float,
 ) -> Outcome:
@@ -172,7 +183,7 @@ async def _stream(
                 continue
             if chunk:
                 if on_chunk is not None:
-                    on_chunk(chunk)
+                    await _seen(on_chunk, chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
             await send({"type": "http.response.body", "body": chunk, "more_body": not reply.at_end})
     except SandboxLost:
@@ -185,13 +196,22 @@ async def _stream(
     return Outcome.COMPLETE
 
 
+async def _seen(on_chunk: OnChunk, chunk: bytes) -> None:
+    pending = on_chunk(chunk)
+    if pending is not None:
+        await pending
+
+
+def _is_events(reply: Reply) -> bool:
+    kind = find(reply.headers, b"content-type")
+    return kind is not None and kind[:17].lower() == b"text/event-stream"
+
+
 def _open_to_events(reply: Reply) -> bool:
     """True when bytes of ours may stand between the sandbox's: server-sent events of no fixed length, in
     plain."""
-    kind = find(reply.headers, b"content-type")
     return (
-        kind is not None
-        and kind[:17].lower() == b"text/event-stream"
+        _is_events(reply)
         and find(reply.headers, b"content-length") is None
         and find(reply.headers, b"content-encoding") in (None, b"identity")
     )

@@ -125,9 +125,7 @@ class Reply:
             size += len(chunk)
             if size > limit:
                 await self.aclose()
-                raise PayloadTooLarge(
-                    f"The agent's reply has more than {limit} bytes; let it answer with less."
-                )
+                raise PayloadTooLarge(f"The agent's reply has more than {limit} bytes; let it answer with less.")
             parts.append(chunk)
         return b"".join(parts)
 
@@ -260,9 +258,7 @@ class _Connection(asyncio.Protocol):
             raise
         return reply
 
-    async def exchange_stream(
-        self, method: str, head: bytes, body: AsyncIterator[bytes], length: int | None
-    ) -> Reply:
+    async def exchange_stream(self, method: str, head: bytes, body: AsyncIterator[bytes], length: int | None) -> Reply:
         """As `exchange`, with a body that is still being made."""
         reply = self._begin(method)
         try:
@@ -303,9 +299,7 @@ class _Connection(asyncio.Protocol):
         if length is None:
             self._transport.write(b"0\r\n\r\n")
         elif sent != length:
-            raise BadRequest(
-                f"The request's body is not as long as its content-length says ({length} bytes)."
-            )
+            raise BadRequest(f"The request's body is not as long as its content-length says ({length} bytes).")
         return True
 
     async def _drain(self) -> None:
@@ -518,9 +512,7 @@ class Upstream:
             length = find(headers, b"content-length")
             head = _head(method, target, pool.host, headers, length)
             connection = await self._connect(pool)
-            return await connection.exchange_stream(
-                method, head, body, None if length is None else int(length)
-            )
+            return await connection.exchange_stream(method, head, body, None if length is None else int(length))
 
         framing = b"%d" % len(body) if body or method in _BODY_EXPECTED else b""
         message = _head(method, target, pool.host, headers, framing) + body

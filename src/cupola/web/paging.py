@@ -5,7 +5,7 @@ The SDK ignores `has_more` and goes on while `last_id` is set, so the last page 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.datastructures import QueryParams
@@ -45,4 +45,20 @@ def cursor_list(page: PageOf[T], show: Callable[[T], Mapping[str, Any]], id_of: 
         "last_id": last,
         "pagination_token": last,
         "has_more": page.has_more,
+    }
+
+
+def openai_list(items: Sequence[Mapping[str, Any]], page: Page) -> dict[str, Any]:
+    """One page of `items` (oldest first) in OpenAI's shape, whose clients do honour `has_more`."""
+    ordered = list(items) if page.order == "asc" else list(reversed(items))
+    ids = [item.get("id") for item in ordered]
+    begin = ids.index(page.after) + 1 if page.after in ids else (len(ids) if page.after else 0)
+    end = ids.index(page.before) if page.before in ids else len(ids)
+    shown = ordered[begin:end][: page.limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0].get("id") if shown else None,
+        "last_id": shown[-1].get("id") if shown else None,
+        "has_more": begin + len(shown) < end,
     }

@@ -1,0 +1,72 @@
+"""Questions about sandboxes: one row for each that is running or half made.
+
+That a session has at most one is not checked here but guaranteed by the index `one_sandbox_per_session`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, select
+
+from cupola.sessions import Observed, Sandbox
+from cupola.store.statements import upsert
+from cupola.store.tables import sandboxes
+
+_DELETE = delete(sandboxes).where(sandboxes.c.id == bindparam("p_id"))
+_ALL = select(sandboxes).order_by(sandboxes.c.created_at, sandboxes.c.id)
+_OF_SESSION = select(sandboxes).where(
+    sandboxes.c.project == bindparam("p_project"),
+    sandboxes.c.agent == bindparam("p_agent"),
+    sandboxes.c.session == bindparam("p_session"),
+)
+
+
+def put_sandbox(conn: Connection, sandbox: Sandbox) -> None:
+    """Makes or replaces the row. Conflict where its session has another sandbox."""
+    row = {
+        "id": sandbox.id,
+        "project": sandbox.project,
+        "agent": sandbox.agent,
+        "version": sandbox.version,
+        "driver": sandbox.driver,
+        "session_id": sandbox.session_id,
+        "session_guid": sandbox.session_guid,
+        "home": sandbox.home,
+        "created_at": sandbox.created_at,
+        "session": sandbox.session,
+        "handle": None if sandbox.handle is None else dict(sandbox.handle),
+        "observed": sandbox.observed.value,
+    }
+    upsert(conn, sandboxes, row, ("id",))
+
+
+def delete_sandbox(conn: Connection, id: str) -> bool:
+    return conn.execute(_DELETE, {"p_id": id}).rowcount > 0
+
+
+def all_sandboxes(conn: Connection) -> list[Sandbox]:
+    """Of all projects, oldest first."""
+    return [_sandbox(row) for row in conn.execute(_ALL)]
+
+
+def sandbox_of_session(conn: Connection, project: str, agent: str, session: str) -> Sandbox | None:
+    row = conn.execute(_OF_SESSION, {"p_project": project, "p_agent": agent, "p_session": session}).first()
+    return None if row is None else _sandbox(row)
+
+
+def _sandbox(row: Row[Any]) -> Sandbox:
+    return Sandbox(
+        id=row.id,
+        project=row.project,
+        agent=row.agent,
+        version=row.version,
+        driver=row.driver,
+        session_id=row.session_id,
+        session_guid=row.session_guid,
+        home=row.home,
+        created_at=row.created_at,
+        session=row.session,
+        handle=row.handle,
+        observed=Observed(row.observed),
+    )

@@ -1,0 +1,215 @@
+"""The tables, as the newest migration leaves them.
+
+Every list that a client pages through has a `seq`: the order of creation, given once, never again, so that two things
+of the same instant keep their order and a page stays where it was while others insert. Names on the wire are unique
+within a project, therefore `seq` is the key and the names are a unique constraint beside it.
+
+JSON columns hold what we never search by. What we search by has a column of its own, even where it also stands in the
+JSON (`code_sha256`, `final`). Only versions point to their agent by a foreign key: sessions and sandboxes outlive the
+agent until their sandboxes are stopped, and a conversation's id may come from a client that never made one.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_Json = JSON(none_as_null=True)
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only where the type is spelt INTEGER."""
+
+
+def _seq() -> Column[int]:
+    return Column("seq", _Sequence, primary_key=True, autoincrement=True)
+
+
+def _text(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=nullable)
+
+
+agents = Table(
+    "agents",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("name"),
+    _text("guid"),
+    Column("created_at", Float, nullable=False),
+    Column("last_number", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("rules", _Json, nullable=False),
+    Column("endpoint", _Json, nullable=False),
+    Column("card", _Json),
+    UniqueConstraint("project", "name"),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("agent"),
+    _text("version"),
+    Column("definition", _Json, nullable=False),
+    _text("code_sha256", nullable=True),
+    Column("created_at", Float, nullable=False),
+    _text("status"),
+    _text("phase", nullable=True),
+    Column("failure", _Json),
+    _text("description", nullable=True),
+    Column("metadata", _Json, nullable=False),
+    Column("draft", Boolean, nullable=False),
+    Column("warnings", _Json, nullable=False),
+    UniqueConstraint("project", "agent", "version"),
+    ForeignKeyConstraint(["project", "agent"], ["agents.project", "agents.name"], ondelete="CASCADE"),
+    Index(None, "status"),
+    Index(None, "code_sha256"),
+    sqlite_autoincrement=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("agent"),
+    _text("id"),
+    _text("guid"),
+    _text("version"),
+    _text("caller"),
+    _text("home"),
+    Column("created_at", Float, nullable=False),
+    Column("last_accessed_at", Float, nullable=False),
+    Column("stopped_at", Float),
+    _text("desired"),
+    _text("observed"),
+    Column("failure", _Json),
+    UniqueConstraint("project", "agent", "id"),
+    Index(None, "project", "agent", "version"),
+    Index(None, "last_accessed_at"),
+    Index(None, "desired"),
+    Index(None, "observed"),
+    sqlite_autoincrement=True,
+)
+
+session_conversations = Table(
+    "session_conversations",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("agent", Text, primary_key=True),
+    Column("conversation", Text, primary_key=True),
+    _text("session"),
+    Index(None, "project", "agent", "session"),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("project"),
+    _text("agent"),
+    _text("version"),
+    _text("driver"),
+    _text("session_id"),
+    _text("session_guid"),
+    _text("home"),
+    Column("created_at", Float, nullable=False),
+    _text("session", nullable=True),
+    Column("handle", _Json),
+    _text("observed"),
+    Index(
+        "one_sandbox_per_session",
+        "project",
+        "agent",
+        "session",
+        unique=True,
+        sqlite_where=text("session IS NOT NULL"),
+        postgresql_where=text("session IS NOT NULL"),
+    ),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("id"),
+    _text("user"),
+    _text("agent"),
+    _text("session", nullable=True),
+    Column("body", _Json, nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    _text("conversation", nullable=True),
+    Column("input_item_ids", _Json, nullable=False),
+    Column("history_item_ids", _Json, nullable=False),
+    Column("output_item_ids", _Json, nullable=False),
+    Column("background", Boolean, nullable=False),
+    UniqueConstraint("project", "id"),
+    Index(
+        "responses_in_progress",
+        "seq",
+        sqlite_where=text("final = 0"),
+        postgresql_where=text("NOT final"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("body", _Json, nullable=False),
+)
+"""Items are kept per user: containers choose the ids, and nobody may write over another's."""
+
+conversations = Table(
+    "conversations",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("id"),
+    _text("user"),
+    Column("created_at", Float, nullable=False),
+    Column("metadata", _Json, nullable=False),
+    UniqueConstraint("project", "id"),
+    sqlite_autoincrement=True,
+)
+
+conversation_items = Table(
+    "conversation_items",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("conversation"),
+    _text("user"),
+    _text("item"),
+    UniqueConstraint("project", "conversation", "item"),
+    sqlite_autoincrement=True,
+)
+"""The places of a conversation, oldest first. The item itself is the user's, in `items`."""
