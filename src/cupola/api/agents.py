@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +24,17 @@ from cupola.web.wire import read_rules, show_agent
 class Agents:
     """Handlers. `versions` makes the versions that a create or update of an agent brings along."""
 
-    def __init__(self, store: Store, versions: Versions, provisioning: reconcile.Versions) -> None:
+    def __init__(
+        self,
+        store: Store,
+        versions: Versions,
+        provisioning: reconcile.Versions,
+        on_enabled: Callable[[str, str, bool], None],
+    ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
+        self._on_enabled = on_enabled
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -115,6 +123,7 @@ class Agents:
     async def _set_enabled(self, request: Request, enabled: bool) -> Response:
         agent, _ = await self._load(request)
         await self._store.write(lambda conn: rows.put_agent(conn, replace(agent, enabled=enabled)))
+        self._on_enabled(agent.project, agent.name, enabled)
         return no_content()
 
     async def _configure(self, project: str, name: str, body: dict[str, Any]) -> None:

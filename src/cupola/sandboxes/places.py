@@ -56,6 +56,10 @@ class Places:
                 details=[{"code": "CapabilityHostNotFound", "message": error.message}],
             ) from error
 
+    async def images(self) -> Place:
+        """Where images run. Raises DriverUnavailable."""
+        return await self._find("images")
+
     async def _find(self, kind: str) -> Place:
         place = self._found.get(kind)
         if place is None:

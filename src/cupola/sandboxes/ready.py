@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from cupola.agents import Agent, AgentVersion, Failure
+from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
 from cupola.errors import CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
@@ -162,7 +162,7 @@ class Sandboxes:
             self._places.forget(version)
             raise await self._failed(session, error.failure) from error
         except StartFailed as error:
-            raise await self._failed(session, evidence.of_error(error, evidence.Phase(error.phase))) from error
+            raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
         live.session = ready
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))

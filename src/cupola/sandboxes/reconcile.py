@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -229,11 +231,14 @@ async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> No
         if session.desired is Desired.DELETED:
             await sandboxes.delete_session(session)
         elif sandboxes.live_of(session.key) is None and session.observed in (Observed.READY, Observed.STARTING):
-            idle = session.to_idle(now)
-            await store.write(lambda conn, idle=idle: session_rows.put_session(conn, idle))
+            await store.write(partial(_put_session, session=session.to_idle(now)))
 
 
-def _put_unless_deleting(conn: object, version: AgentVersion) -> None:
-    known = agent_rows.get_version(conn, *key_of(version))  # type: ignore[arg-type]  # the store's connection
+def _put_session(conn: Any, session: Session) -> None:
+    session_rows.put_session(conn, session)
+
+
+def _put_unless_deleting(conn: Any, version: AgentVersion) -> None:
+    known = agent_rows.get_version(conn, *key_of(version))
     if known is not None and known.status is VersionStatus.CREATING:
-        agent_rows.put_version(conn, version)  # type: ignore[arg-type]  # the store's connection
+        agent_rows.put_version(conn, version)
