@@ -98,9 +98,7 @@ class _Callbacks:
         https = await self._listen(
             Listener(self.https_app, self.ports.bind(f"{driver}-https", reach.bind), certificate)
         )
-        identity = await self._listen(
-            Listener(self.identity_app, self.ports.bind(f"{driver}-identity", reach.bind))
-        )
+        identity = await self._listen(Listener(self.identity_app, self.ports.bind(f"{driver}-identity", reach.bind)))
         return CallbackEndpoint(reach.host, https.port, identity.port)
 
     async def _listen(self, listener: Listener) -> Listener:
@@ -132,8 +130,17 @@ class _Platform:
             self._stack,
             ports,
             authority,
-            edge(SandboxAuth(Router(default=routes.unknown_app, routes=routes.callback_routes(Storage(self._store, self._tokens))), self._tokens)),
-            edge(Router(default=routes.unknown_app, routes=routes.token_routes(SandboxTokens(self._tokens, self._store)))),
+            edge(
+                SandboxAuth(
+                    Router(
+                        default=routes.unknown_app, routes=routes.callback_routes(Storage(self._store, self._tokens))
+                    ),
+                    self._tokens,
+                )
+            ),
+            edge(
+                Router(default=routes.unknown_app, routes=routes.token_routes(SandboxTokens(self._tokens, self._store)))
+            ),
         )
         starter = Starter(
             self._store,

@@ -8,17 +8,21 @@ again repeats nothing. What a container of each protocol generation is told abou
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
+import structlog
 from starlette.types import Receive, Scope, Send
 
 from cupola.errors import SandboxLost
-from cupola.gateway.headers import Header, to_sandbox
+from cupola.gateway.headers import Header, find, to_sandbox
 from cupola.gateway.proxy import OnChunk, OnWhole, Outcome, forward
 from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
+
+log = structlog.get_logger()
 
 CallIds = Callable[[Call], str]
 
@@ -70,6 +74,7 @@ class Carrier:
                     send=send,
                     receive=receive,
                     extra_reply_headers=[(b"x-agent-session-id", live.row.session_id.encode()), *reply_headers],
+                    on_head=partial(_log_failure, live),
                     on_chunk=on_chunk,
                     on_whole=on_whole,
                     on_lost=on_lost,
@@ -89,7 +94,12 @@ class Carrier:
         return self._sandboxes.live_of(key)
 
     def headers(self, scope: Scope, live: LiveSandbox, caller: Caller, protocol: str) -> list[Header]:
-        """The caller's headers that a container may see, and the platform's own in the dialect it understands."""
+        """The caller's headers that a container may see, and the platform's own in the dialects it may understand.
+
+        A definition's protocol version says little about the adapter in its image: the guide that most users follow
+        declares `v1` for any. Each adapter generation reads only its own family of headers, so an older version adds
+        its family to today's.
+        """
         sent = to_sandbox(scope["headers"])
         declared = live.version.definition.protocol(protocol)
         dialect = declared.version if declared is not None else "2.0.0"
@@ -98,7 +108,21 @@ class Carrier:
             sent += [(b"x-aml-oid", user), (b"x-aml-tid", b"cupola")]
         elif dialect == "1.0.0":
             sent += [(b"x-agent-user-isolation-key", user), (b"x-agent-chat-isolation-key", user)]
-        else:
-            call = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
-            sent += [(b"x-agent-user-id", user), (b"x-agent-foundry-call-id", call.encode())]
+        call = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
+        sent += [(b"x-agent-user-id", user), (b"x-agent-foundry-call-id", call.encode())]
         return sent
+
+
+def _log_failure(live: LiveSandbox, status: int, headers: Sequence[Header]) -> None:
+    """A container's own account of a failure is for this log; the caller does not get it."""
+    if status < 500:
+        return
+    source, detail = (find(headers, b"x-platform-error-" + part) for part in (b"source", b"detail"))
+    log.warning(
+        "the agent answered with an error",
+        status=status,
+        agent=live.row.agent,
+        session=live.row.session_id,
+        source=None if source is None else source.decode("latin-1"),
+        detail=None if detail is None else detail.decode("latin-1"),
+    )

@@ -102,7 +102,7 @@ class Responses:
             method="POST",
             target=b"/responses",
             headers=headers,
-            body=orjson.dumps(_for_container(ask, live, response_id)),
+            body=orjson.dumps(_for_container(ask, live)),
             scope=scope,
             receive=receive,
             send=send,
@@ -305,19 +305,17 @@ def _require_protocol(live: LiveSandbox) -> None:
         )
 
 
-def _for_container(ask: _Ask, live: LiveSandbox, response_id: str) -> dict[str, Any]:
-    """The body that a container gets: session, agent and, for the oldest adapters, the id in the metadata."""
+def _for_container(ask: _Ask, live: LiveSandbox) -> dict[str, Any]:
+    """The body that a container gets: its session and agent; the oldest adapters read `agent` and tools from it."""
     reference = {"type": "agent_reference", "name": live.row.agent, "version": live.row.version}
     body = {key: value for key, value in ask.body.items() if key not in ("agent", "agent_reference")}
     body["agent_session_id"] = live.row.session_id
+    body["agent_reference"] = reference
     declared = live.version.definition.protocol("responses")
     if declared is not None and declared.version == "v1":
         body["agent"] = reference
-        body["metadata"] = {**(body.get("metadata") or {}), "response_id": response_id}
         if live.version.definition.tools and "tools" not in body:
             body["tools"] = [dict(tool) for tool in live.version.definition.tools]
-    else:
-        body["agent_reference"] = reference
     return body
 
 
