@@ -297,6 +297,8 @@ def run(platform: Platform, wanted: str) -> None:
             version = wait_until_active(project, create_version(project, way.image))
             note(f"version {version.version} of {version.name}")
         talk(project)
+        with step("delete the agent and its sessions"):
+            project.agents.delete(agent_name=AGENT_NAME, force=True)
 
 
 def main() -> int:

@@ -92,6 +92,19 @@ def cupola(state: Path, *arguments: str) -> str:
     return finish([sys.executable, "-m", "cupola", *arguments, "--state-dir", str(state)], timeout=90)
 
 
+def forget(installation: str) -> None:
+    """Removes the network and homes that an installation keeps in the engine for its next start."""
+    if shutil.which("docker") is None:
+        return
+    label = f"label=cupola.installation={installation}"
+    for kind in ("network", "volume"):
+        names = subprocess.run(
+            ["docker", kind, "ls", "--quiet", "--filter", label], capture_output=True, text=True, check=False
+        ).stdout.split()
+        if names:
+            subprocess.run(["docker", kind, "rm", *names], capture_output=True, check=False)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,6 +130,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             users.write_text(str(count))
             if count == 0:
                 cupola(state, "down")
+                forget((state / "id").read_text().strip())
 
 
 RunScript = Callable[..., str]

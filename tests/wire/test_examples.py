@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from .conftest import EXAMPLES, RunScript, finish
+from .conftest import EXAMPLES, RunScript, finish, forget
 
 pytestmark = pytest.mark.wire
 
@@ -47,20 +47,27 @@ def test_the_fastapi_example_deploys_code(run_script: RunScript) -> None:
 @pytest.mark.e2e
 def test_the_demo_runs_without_an_engine(tmp_path: Path) -> None:
     """`make demo` without a container engine goes from nothing to an answer that remembers."""
-    demo = EXAMPLES / "quickstart" / "demo.py"
-    command = [sys.executable, str(demo), "--with", "code", "--state-dir", str(tmp_path / "state")]
-    printed = finish(command, {**os.environ, "NO_COLOR": "1"})
-    assert "the last time you said: My name is Ada." in printed
-    assert "Done in" in printed
+    assert "code deployment: asked for" in demo(tmp_path / "state", "code")
 
 
 @pytest.mark.e2e
 @pytest.mark.engine
 def test_the_demo_runs_with_an_engine(tmp_path: Path, example_image: object) -> None:
     """`make demo` with a container engine builds the agent's image and deploys that."""
-    demo = EXAMPLES / "quickstart" / "demo.py"
-    command = [sys.executable, str(demo), "--with", "image", "--state-dir", str(tmp_path / "state")]
     base = os.environ["CUPOLA_TEST_BASE_IMAGE"]
-    printed = finish(command, {**os.environ, "NO_COLOR": "1", "CUPOLA_BASE_IMAGE": base})
+    printed = demo(tmp_path / "state", "image", CUPOLA_BASE_IMAGE=base)
+    assert f"the image is built from {base}" in printed
+
+
+def demo(state: Path, wanted: str, **extra: str) -> str:
+    """Runs the demo in a state directory of its own and returns what it printed."""
+    command = [sys.executable, str(EXAMPLES / "quickstart" / "demo.py")]
+    try:
+        printed = finish(
+            [*command, "--with", wanted, "--state-dir", str(state)], {**os.environ, "NO_COLOR": "1", **extra}
+        )
+    finally:
+        forget((state / "id").read_text().strip())
     assert "the last time you said: My name is Ada." in printed
     assert "Done in" in printed
+    return printed
