@@ -92,11 +92,11 @@ def cupola(state: Path, *arguments: str) -> str:
     return finish([sys.executable, "-m", "cupola", *arguments, "--state-dir", str(state)], timeout=90)
 
 
-def forget(installation: str) -> None:
+def forget(state: Path) -> None:
     """Removes the network and homes that an installation keeps in the engine for its next start."""
-    if shutil.which("docker") is None:
+    if shutil.which("docker") is None or not (state / "id").exists():
         return
-    label = f"label=cupola.installation={installation}"
+    label = f"label=cupola.installation={(state / 'id').read_text().strip()}"
     for kind in ("network", "volume"):
         names = subprocess.run(
             ["docker", kind, "ls", "--quiet", "--filter", label], capture_output=True, text=True, check=False
@@ -130,7 +130,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             users.write_text(str(count))
             if count == 0:
                 cupola(state, "down")
-                forget((state / "id").read_text().strip())
+                forget(state)
 
 
 RunScript = Callable[..., str]

@@ -67,7 +67,7 @@ def demo(state: Path, wanted: str, **extra: str) -> str:
             [*command, "--with", wanted, "--state-dir", str(state)], {**os.environ, "NO_COLOR": "1", **extra}
         )
     finally:
-        forget((state / "id").read_text().strip())
+        forget(state)
     assert "the last time you said: My name is Ada." in printed
     assert "Done in" in printed
     return printed
