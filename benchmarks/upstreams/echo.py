@@ -1,9 +1,10 @@
 """The agent under the benchmarks: a server that costs next to nothing, so that what is before it shows.
 
-It runs as a bare process, as a code deployment and as an image, with nothing but the standard library (uvloop where
-it is installed). It answers any `POST` with one kilobyte of JSON, or, for a body of `{"events": N, "gap": SECONDS}`,
-with N server-sent events that carry the time at which they were written (CLOCK_MONOTONIC, one for all processes of a
-machine). It understands only the tame requests of a benchmark: one at a time, with a content-length.
+It runs as a bare process, as a code deployment and as an image, with nothing but the standard library (uvloop
+where it is installed). It answers any `POST` with one kilobyte of JSON, or, for a body of `{"events": N,
+"gap": SECONDS}`, with N server-sent events that carry the time at which they were written (CLOCK_MONOTONIC,
+one for all processes of a machine). It understands only the tame requests of a benchmark: one at a time, with
+a content-length.
 """
 
 from __future__ import annotations
