@@ -163,8 +163,22 @@ class Platform:
     def start(self) -> dict[str, str]:
         """Starts it in the background and returns the variables of `cupola env`."""
         self.stop()  # what an earlier run left behind after a SIGKILL
-        self.cupola("up", "--detach", "--port", str(free_port()))
+        self.up()
         return dict(json.loads(self.cupola("env", "--format", "json")))
+
+    def up(self) -> None:
+        """Runs `cupola up --detach` to its end, also when interrupted: a platform half started cannot be stopped."""
+        command = self.command("up", "--detach", "--port", str(free_port()))
+        # A session of its own: Ctrl-C is for the demo alone.
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as starting:
+            try:
+                said, _ = starting.communicate()
+            except BaseException:
+                starting.wait()
+                raise
+        if starting.returncode != 0:
+            raise DemoFailed(f"`cupola up` failed: {said}")
 
     def stop(self) -> None:
         capture(self.command("down"), timeout=60)
