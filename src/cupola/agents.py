@@ -20,8 +20,8 @@ from cupola.errors import BadRequest, Conflict
 GIB = 1024**3
 DEFAULT_CPU = 1.0
 DEFAULT_MEMORY = 2 * GIB
-CPU_RANGE = (0.25, 4.0)
-MEMORY_RANGE = (GIB // 2, 8 * GIB)
+CPU_RANGE = (0.5, 4.0)
+MEMORY_RANGE = (1 * GIB, 8 * GIB)
 IDLE_TIMEOUT_RANGE = (120, 14400)
 """Seconds; the newest of the documented ranges (control-plane.md §3)."""
 

@@ -5,7 +5,9 @@ No I/O: tokens are made and read in `web/auth.py`, with the secret of the instal
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,12 @@ class Call:
     user: str
     agent: str
     session: str
+
+
+def identity_of(agent_guid: str, part: Literal["instance", "blueprint"]) -> dict[str, str]:
+    """The `principal_id` and `client_id` of an agent's identity: derived from its guid, so the same for ever."""
+    seed = uuid.UUID(agent_guid)
+    return {
+        "principal_id": str(uuid.uuid5(seed, f"{part}/principal")),
+        "client_id": str(uuid.uuid5(seed, f"{part}/client")),
+    }

@@ -64,6 +64,12 @@ def list_agents(conn: Connection, project: str, page: Page) -> PageOf[Agent]:
     return fetch_page(conn, question, page, seq=agents.c.seq, cursor=agents.c.name, read=_agent)
 
 
+def disabled_agents(conn: Connection) -> list[tuple[str, str]]:
+    """Project and name of every agent whose endpoint rejects requests."""
+    question = select(agents.c.project, agents.c.name).where(agents.c.enabled.is_(False))
+    return [(project, name) for project, name in conn.execute(question)]
+
+
 def get_version(conn: Connection, project: str, agent: str, version: str) -> AgentVersion | None:
     row = conn.execute(_GET_VERSION, {"p_project": project, "p_agent": agent, "p_version": version}).first()
     return None if row is None else _version(row)

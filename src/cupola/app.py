@@ -1,0 +1,283 @@
+"""The one place where everything is wired together, opened and closed.
+
+`Platform` is all parts without a socket, on any drivers: tests drive its ASGI apps in-process. `serve` puts it behind
+its listeners: the clients' https, the local sign-in, and a pair for the sandboxes of each driver. Whatever is opened
+is closed in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from starlette.routing import BaseRoute, Router
+from starlette.types import ASGIApp
+
+from cupola import routes
+from cupola.api.agents import Agents
+from cupola.api.health import Health
+from cupola.api.versions import Versions as VersionHandlers
+from cupola.callbacks.storage import Storage
+from cupola.callbacks.tokens import ClientTokens, SandboxTokens
+from cupola.drivers import docker
+from cupola.drivers.base import CallbackReach, Driver
+from cupola.drivers.process import ProcessDriver
+from cupola.errors import DriverUnavailable
+from cupola.gateway.carry import Carrier
+from cupola.gateway.conversations import Conversations
+from cupola.gateway.invocations import Invocations
+from cupola.gateway.record import Recorder
+from cupola.gateway.resolve import Resolver
+from cupola.gateway.responses import Responses
+from cupola.gateway.upstream import Upstream
+from cupola.installation import Installation, Layout, Running
+from cupola.sandboxes.environment import CallbackEndpoint
+from cupola.sandboxes.idle import Reaper
+from cupola.sandboxes.lost import LostResponses
+from cupola.sandboxes.places import FindPlace, Places
+from cupola.sandboxes.ready import Sandboxes
+from cupola.sandboxes.reconcile import Versions, recover
+from cupola.sandboxes.start import Place, Starter
+from cupola.settings import Settings
+from cupola.store import Store
+from cupola.store import agents as agent_rows
+from cupola.web.auth import ClientAuth, SandboxAuth, Tokens
+from cupola.web.errors import ErrorEdge
+from cupola.web.listen import Listener, RememberedPorts, bind
+from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
+
+log = structlog.get_logger()
+
+_VERSION_PATIENCE = 300.0
+"""Seconds that a request waits for the first version of its agent; less than the 600 s of the OpenAI client."""
+_STOP_GRACE = 10.0
+"""Seconds that sandboxes get when the whole platform stops; they do nothing for anybody then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finders:
+    """How the places for images and for code are found; each may raise DriverUnavailable."""
+
+    images: FindPlace
+    code: FindPlace
+
+
+class Platform:
+    """All parts of one installation but its sockets. `clock` gives unix seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        installation: Installation,
+        store: Store,
+        tokens: Tokens,
+        find: Finders,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        layout = installation.layout
+        self._store = store
+        self._clock = clock
+        self._starter = Starter(
+            store,
+            installation=installation.id,
+            ca_bundle=layout.bundle,
+            identity_header=tokens.sandbox_secret,
+            ready_timeout=settings.ready_timeout,
+            stop_grace=settings.stop_grace,
+            clock=clock,
+        )
+        self.places = Places(
+            images=find.images,
+            code=find.code,
+            packages=layout.code,
+            builds=layout.builds,
+            environments=settings.cache_dir / "environments",
+        )
+        self._lost = LostResponses(store, clock)
+        self.sandboxes = Sandboxes(
+            store,
+            self._starter,
+            self.places,
+            max_sandboxes=settings.max_sandboxes,
+            on_lost=self._lost.sandbox_ended,
+            clock=clock,
+        )
+        self.versions = Versions(store, self._starter, self.places, self.sandboxes)
+        self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
+        self._upstream = Upstream()
+        self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
+        self.clients = _edge(
+            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
+        )
+
+    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
+        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
+        versions = VersionHandlers(self._store, self.versions, layout.code)
+        return routes.Handlers(
+            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
+            versions=versions,
+            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            conversations=Conversations(self._store, self._clock),
+            invocations=Invocations(self._resolver, carrier),
+            health=Health(self._store, self.sandboxes),
+        )
+
+    async def begin(self) -> None:
+        """Picks up where an earlier process left off."""
+        await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
+        await self._lost.platform_restarted(
+            {live.session.key for live in self.sandboxes.live if live.session is not None}
+        )
+        for project, name in await self._store.read(agent_rows.disabled_agents):
+            self._resolver.set_enabled(project, name, False)
+
+    async def break_off(self) -> None:
+        """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
+        await self.versions.aclose()
+        await self._upstream.aclose()
+
+    async def aclose(self) -> None:
+        """Stops what is being made and what runs. Sessions and homes stay."""
+        await self.versions.aclose()
+        await self.sandboxes.stop_all(_STOP_GRACE)
+        await self._upstream.aclose()
+
+
+def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:
+    """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
+    callbacks = SandboxAuth(_router(routes.callback_routes(Storage(store, tokens))), tokens)
+    return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
+
+
+def _router(known: list[BaseRoute]) -> Router:
+    return Router(known, redirect_slashes=False, default=routes.unknown)
+
+
+def _edge(app: ASGIApp) -> ASGIApp:
+    """The outermost wrapper of every listener."""
+    return ErrorEdge(app)
+
+
+async def serve(settings: Settings, on_ready: Callable[[Running], None]) -> None:
+    """Runs the platform until SIGINT or SIGTERM. Raises SetupError or DriverUnavailable when it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+    async with running_platform(settings) as running:
+        on_ready(running)
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
+    """The platform behind its listeners, announced to the commands of this user."""
+    async with AsyncExitStack() as stack:
+        installation = stack.enter_context(Installation.open(settings.state_dir))
+        layout = installation.layout
+        clients_socket = bind(settings.host, settings.port)
+        stack.callback(clients_socket.close)
+        store = Store.open(layout.database)
+        stack.push_async_callback(store.aclose)
+        authority = Authority.open(layout.ca)
+        write_bundle(layout.bundle, authority, os.environ)
+        ports = RememberedPorts(layout.state_dir / "ports.json")
+        tokens = Tokens(installation.secret)
+        found = _Drivers(settings, installation, stack, ports, authority, callback_apps(store, tokens))
+        platform = Platform(settings, installation, store, tokens, Finders(found.for_images, found.for_code))
+        driver, reason = await _choose_driver(settings, platform.places)
+        stack.push_async_callback(platform.aclose)
+        await platform.begin()
+        stack.push_async_callback(_end, asyncio.create_task(platform.reaper.run()))
+        certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
+        clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))
+        sign_in = _edge(_router(routes.token_routes(ClientTokens(tokens, installation.identity_header))))
+        sign_in_socket = ports.bind("sign-in", "127.0.0.1", min(settings.port + 1, 65535))
+        identity = await _listening(stack, Listener(sign_in, sign_in_socket))
+        running = Running(
+            pid=os.getpid(),
+            endpoint=f"https://localhost:{clients.port}/api/projects/{settings.project}",
+            port=clients.port,
+            identity_port=identity.port,
+            driver=driver,
+            driver_reason=reason,
+            started_at=datetime.now(UTC),
+        )
+        installation.announce(running)
+        yield running
+
+
+async def _listening(stack: AsyncExitStack, listener: Listener) -> Listener:
+    stack.push_async_callback(listener.aclose)
+    await listener.start()
+    return listener
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _choose_driver(settings: Settings, places: Places) -> tuple[str, str]:
+    """Which driver runs images, and why; child processes are there in any case, for code."""
+    try:
+        place = await places.images()
+    except DriverUnavailable as error:
+        if settings.driver == "docker":
+            raise
+        return "process", error.message
+    return place.driver.name, "a container engine answers; code deployments run as child processes"
+
+
+class _Drivers:
+    """The real drivers, connected when they are first needed, each with listeners that its sandboxes reach."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        installation: Installation,
+        stack: AsyncExitStack,
+        ports: RememberedPorts,
+        authority: Authority,
+        apps: tuple[ASGIApp, ASGIApp],
+    ) -> None:
+        self._settings = settings
+        self._installation = installation
+        self._stack = stack
+        self._ports = ports
+        self._authority = authority
+        self._callbacks, self._tokens = apps
+
+    async def for_images(self) -> Place:
+        if self._settings.driver == "process":
+            raise DriverUnavailable(
+                "This platform was started with --driver process, which runs code deployments only; "
+                "start it with --driver auto on a machine with Docker or Podman to run images."
+            )
+        return await self._place(await docker.connect(self._installation.id), loopback_answers=False)
+
+    async def for_code(self) -> Place:
+        driver = ProcessDriver(self._installation.layout.process, self._installation.id)
+        return await self._place(driver, loopback_answers=True)
+
+    async def _place(self, driver: Driver, *, loopback_answers: bool) -> Place:
+        self._stack.push_async_callback(driver.aclose)
+        callbacks = await self._listen(driver.name, await driver.callback_reach())
+        return Place(driver, callbacks, loopback_answers)
+
+    async def _listen(self, driver: str, reach: CallbackReach) -> CallbackEndpoint:
+        names = dict.fromkeys([reach.host, reach.bind, *LOCAL_NAMES, *CONTAINER_NAMES])
+        certificate = self._authority.issue(f"callbacks-{driver}", names)
+        https_socket = self._ports.bind(f"{driver}-https", reach.bind)
+        https = await _listening(self._stack, Listener(self._callbacks, https_socket, certificate))
+        identity_socket = self._ports.bind(f"{driver}-identity", reach.bind)
+        identity = await _listening(self._stack, Listener(self._tokens, identity_socket))
+        return CallbackEndpoint(reach.host, https.port, identity.port)

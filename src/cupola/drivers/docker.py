@@ -1,0 +1,388 @@
+"""Sandboxes as containers of a Docker or Podman engine, over its socket.
+
+One driver for both: they speak one API, and differ in how they keep containers apart (`docker_network.py`).
+This file is the conversation with the engine; what is said, and what the answers mean, are the pure functions
+of `docker_container.py`, `docker_engine.py`, `docker_images.py` and `docker_credentials.py`. Errors of the
+client library end here: callers see `StartFailed`, `DriverUnavailable` and `Conflict`.
+
+A sandbox is reached at its own address where this host owns the bridge, else at a port published on
+127.0.0.1. Left out: building images (`sandboxes/build.py`), code deployments (the process driver), engines
+on other machines (their sandboxes could not call back).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import tarfile
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import aiohttp
+import psutil
+from aiodocker import Docker, DockerError
+from aiodocker.containers import DockerContainer
+from aiodocker.volumes import DockerVolume
+
+from cupola.drivers.base import (
+    LABEL_INSTALLATION,
+    SANDBOX_HOME,
+    CallbackReach,
+    CodeSource,
+    Found,
+    Handle,
+    Life,
+    Listener,
+    Observation,
+    Report,
+    SandboxSpec,
+    Source,
+    Step,
+)
+from cupola.drivers.docker_connect import ANSWER_TIMEOUT, open_engine, read_traits
+from cupola.drivers.docker_container import (
+    DRIVER,
+    NOWHERE,
+    container_config,
+    container_name,
+    explain_create,
+    explain_start,
+    has_unprivileged_user,
+    home_name,
+    inspected_address,
+    listed_handle,
+    observation,
+    output_lines,
+    parse_proc_net_tcp,
+)
+from cupola.drivers.docker_credentials import credentials_for
+from cupola.drivers.docker_engine import (
+    EngineTraits,
+    docker_config_directory,
+    read_docker_config,
+    runs_natively,
+)
+from cupola.drivers.docker_errors import NO_ENGINE, engine_errors, unless_gone, unreachable
+from cupola.drivers.docker_images import (
+    PullProgress,
+    Reference,
+    explain_pull,
+    parse_reference,
+    wrong_architecture,
+)
+from cupola.drivers.docker_network import (
+    addressing_of,
+    create_sandbox_network,
+    docker_reach,
+    ensure_installation_network,
+    gateway_of,
+    podman_reach,
+    remove_installation_networks,
+    remove_network,
+)
+from cupola.errors import Conflict, StartFailed
+
+NETWORK = "network"
+"""The key in `Handle.extra` under which a sandbox's own network stands, where it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is true of the engine for all sandboxes. `network` is empty where each has its own."""
+
+    traits: EngineTraits
+    reach: CallbackReach
+    network: str
+    publish: bool
+
+
+def local_addresses() -> Collection[str]:
+    """Every address of this host."""
+    return {address.address for each in psutil.net_if_addrs().values() for address in each}
+
+
+async def connect(
+    installation: str, *, environ: Mapping[str, str] | None = None, home: Path | None = None
+) -> DockerDriver:
+    """The driver for the first engine that answers, or `DriverUnavailable` with what was tried and why."""
+    environ = os.environ if environ is None else environ
+    home = Path.home() if home is None else home
+    client = await open_engine(environ, home)
+    return DockerDriver(client, installation, config=docker_config_directory(environ, home))
+
+
+class DockerDriver:
+    """Sandboxes of one installation in one container engine. See `Driver` for what each call promises."""
+
+    name = DRIVER
+
+    def __init__(
+        self,
+        client: Docker,
+        installation: str,
+        *,
+        config: Path | None = None,
+        addresses: Callable[[], Collection[str]] = local_addresses,
+    ) -> None:
+        """`config` is the directory of the user's Docker configuration, for credentials of registries."""
+        self._client = client
+        self._installation = installation
+        self._config = config
+        self._addresses = addresses
+        self._place: Place | None = None
+        self._addressing: Mapping[str, Any] = {}
+        self._placing = asyncio.Lock()
+        self._unprivileged: dict[str, bool] = {}
+        self._opened_homes: set[str] = set()
+
+    async def callback_reach(self) -> CallbackReach:
+        return (await self._find_place()).reach
+
+    async def prepare(self, source: Source, report: Report) -> None:
+        image = _image_of(source)
+        reference = parse_reference(image)
+        place = await self._find_place()
+        found = await self._inspect_image(image)
+        if found is None:
+            await self._pull(image, reference, report)
+            found = await self._inspect_image(image)
+        if found is None:
+            raise explain_pull(image, reference, "the pull ended before the image was complete")
+        _check_platform(image, found, place.traits)
+        self._unprivileged[image] = has_unprivileged_user(found)
+
+    async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
+        image = _image_of(spec.source)
+        place = await self._find_place()
+        network = place.network or await self._create_network(spec)
+        container = await self._create(spec, place, network)
+        extra = {} if place.network else {NETWORK: network}
+        created = Handle(DRIVER, container.id, Step.CREATED, extra=extra)
+        yield created
+        if await self._needs_open_home(image, spec.home):
+            await self._open_home(container, spec.home)
+        await self._run(container, image)
+        with engine_errors("look at a sandbox that it has just started"):
+            address = inspected_address(await container.show(), publish=place.publish)
+        yield replace(created, step=Step.STARTED, address=address or NOWHERE)
+
+    async def poll(self, handle: Handle) -> Observation:
+        with engine_errors("look at a sandbox"):
+            shown = await self._show(handle)
+        return Observation(Life.GONE) if shown is None else observation(shown["State"])
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        container = self._client.containers.container(handle.reference)
+        with engine_errors("stop a sandbox"):
+            async with asyncio.timeout(grace + ANSWER_TIMEOUT):
+                await unless_gone(container.stop(t=math.ceil(grace)))
+                await self._delete(container)
+                if NETWORK in handle.extra:
+                    await remove_network(self._client, handle.extra[NETWORK])
+
+    async def output(self, handle: Handle, tail: int) -> Sequence[str]:
+        container = self._client.containers.container(handle.reference)
+        with engine_errors("read the output of a sandbox"):
+            try:
+                return output_lines(await container.log(stdout=True, stderr=True, tail=max(tail, 0)), tail)
+            except DockerError as error:
+                if error.status == NO_ENGINE:
+                    raise
+                return []  # gone, or (Podman) never started
+
+    async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
+        with engine_errors("look at the sockets of a sandbox"):
+            shown = await self._show(handle)
+            if shown is None or not shown["State"].get("Running"):
+                return None
+            seen = await asyncio.to_thread(_read_sockets, int(shown["State"]["Pid"]), str(shown["Id"]))
+            return parse_proc_net_tcp(seen if seen is not None else await self._ask_for_sockets(handle))
+
+    async def list(self) -> Sequence[Found]:
+        place = await self._find_place()
+        label = f"{LABEL_INSTALLATION}={self._installation}"
+        with engine_errors("list sandboxes"):
+            containers = await self._client.containers.list(all=True, filters={"label": [label]})
+        return [self._found(container._container, place) for container in containers]
+
+    async def delete_home(self, home: str) -> None:
+        name = home_name(self._installation, home)
+        with engine_errors("delete a home"):
+            try:
+                await DockerVolume(self._client, name).delete()  # type: ignore[no-untyped-call]  # aiodocker
+            except DockerError as error:
+                if error.status == 409:
+                    raise Conflict(f"The home {home} is in use by a sandbox: stop it first.") from error
+                if error.status != 404:
+                    raise
+        self._opened_homes.discard(home)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+    async def remove_installation(self) -> None:
+        """Removes the installation's networks. Its sandboxes must have been stopped; homes stay."""
+        with engine_errors("remove the networks of this installation"):
+            await remove_installation_networks(self._client, self._installation)
+        self._place = None
+
+    # Where sandboxes run
+
+    async def _find_place(self) -> Place:
+        async with self._placing:
+            if self._place is None:
+                with engine_errors("make a network for sandboxes"):
+                    self._place = await self._make_place()
+            return self._place
+
+    async def _make_place(self) -> Place:
+        traits = await read_traits(self._client)
+        if traits.podman:
+            return Place(traits, podman_reach(traits), "", publish=traits.rootless or not traits.shares_kernel)
+        network = await ensure_installation_network(self._client, self._installation, self._addressing)
+        self._addressing = addressing_of(network)
+        gateway = gateway_of(network)
+        reach = docker_reach(traits, gateway, await asyncio.to_thread(self._addresses))
+        return Place(traits, reach, str(network["Id"]), publish=reach.bind != gateway)
+
+    # Images
+
+    async def _inspect_image(self, image: str) -> Mapping[str, Any] | None:
+        with engine_errors(f"look at the image {image}"):
+            return await unless_gone(self._client.images.inspect(image))
+
+    async def _pull(self, image: str, reference: Reference, report: Report) -> None:
+        config = {} if self._config is None else await asyncio.to_thread(read_docker_config, self._config)
+        credentials = await credentials_for(reference.host, config)
+        progress, clock = PullProgress(image), asyncio.get_running_loop().time
+        report(f"pulling {image} from {reference.host}")
+        try:
+            async for event in self._client.images.pull(str(reference), auth=credentials, stream=True):
+                if line := progress.feed(event, clock()):
+                    report(line)
+        except DockerError as error:
+            if error.status == NO_ENGINE:
+                raise unreachable(error) from error
+            raise explain_pull(image, reference, error.message) from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise unreachable(error) from error
+
+    # Starting
+
+    async def _create_network(self, spec: SandboxSpec) -> str:
+        with engine_errors("make a network for a sandbox"):
+            return await create_sandbox_network(self._client, self._installation, spec.sandbox_id)
+
+    async def _create(self, spec: SandboxSpec, place: Place, network: str) -> DockerContainer:
+        config = container_config(
+            spec, self._installation, network=network, publish=place.publish, podman=place.traits.podman
+        )
+        name = container_name(self._installation, spec.sandbox_id)
+        with engine_errors("create a sandbox"):
+            try:
+                return await self._client.containers.create(config, name=name)
+            except DockerError as error:
+                if error.status == NO_ENGINE:
+                    raise
+                raise explain_create(config["Image"], error.status, error.message) from error
+
+    async def _needs_open_home(self, image: str, home: str) -> bool:
+        """Whether the image's user may not write into its home yet: a new volume belongs to root."""
+        if image not in self._unprivileged:
+            self._unprivileged[image] = has_unprivileged_user(await self._inspect_image(image) or {})
+        return self._unprivileged[image] and home not in self._opened_homes
+
+    async def _open_home(self, container: DockerContainer, home: str) -> None:
+        """Makes a home writable for any user of the sandbox, as `/tmp` is. May be repeated."""
+        above = str(PurePosixPath(SANDBOX_HOME).parent)  # engines leave the mode of the place itself alone
+        with engine_errors("make the home of a sandbox writable"):
+            await container.put_archive(above, _open_home_archive())  # type: ignore[no-untyped-call]  # aiodocker
+        self._opened_homes.add(home)
+
+    async def _run(self, container: DockerContainer, image: str) -> None:
+        with engine_errors("start a sandbox"):
+            try:
+                await container.start()
+            except DockerError as error:
+                if error.status == NO_ENGINE:
+                    raise
+                if "network" in error.message and "not found" in error.message:
+                    self._place = None  # removed by someone (docker network prune): the next start makes it anew
+                raise explain_start(image, error.message) from error
+
+    # Looking
+
+    async def _show(self, handle: Handle) -> Mapping[str, Any] | None:
+        return await unless_gone(self._client.containers.container(handle.reference).show())
+
+    def _found(self, container: Mapping[str, Any], place: Place) -> Found:
+        handle = listed_handle(container, publish=place.publish)
+        if not place.network:
+            own = (container["Labels"] or {}).get("cupola.sandbox", "")
+            handle = replace(handle, extra={NETWORK: container_name(self._installation, own)})
+        return Found(handle, container["Labels"] or {})
+
+    async def _ask_for_sockets(self, handle: Handle) -> str:
+        container = self._client.containers.container(handle.reference)
+        try:
+            execution = await container.exec(["cat", "/proc/net/tcp", "/proc/net/tcp6"], stderr=False)
+            pieces = []
+            async with execution.start(detach=False) as stream:
+                while (message := await stream.read_out()) is not None:
+                    pieces.append(message.data)
+        except DockerError as error:
+            if error.status == NO_ENGINE:
+                raise
+            return ""  # ended meanwhile, or an image without `cat`
+        return b"".join(pieces).decode(errors="replace")
+
+    async def _delete(self, container: DockerContainer) -> None:
+        try:
+            await container.delete(force=True, v=True)
+        except DockerError as error:
+            if error.status == 409 and "in progress" in error.message:
+                await unless_gone(container.wait(condition="removed"))
+            elif error.status != 404:
+                raise
+
+
+def _image_of(source: Source) -> str:
+    if isinstance(source, CodeSource):
+        raise StartFailed(
+            "The docker driver runs container images; a code deployment is run by the process driver.",
+            phase="validate",
+        )
+    return source.image
+
+
+def _check_platform(image: str, found: Mapping[str, Any], traits: EngineTraits) -> None:
+    """Refuses foreign images, except in a virtual machine: those mostly emulate, else the start says so."""
+    system, architecture = str(found.get("Os") or "linux"), str(found.get("Architecture") or "")
+    if not traits.shares_kernel or not architecture:
+        return
+    if system != traits.os or not runs_natively(architecture, traits.architecture):
+        raise wrong_architecture(image, f"{system}/{architecture}", f"{traits.os}/{traits.architecture}")
+
+
+def _open_home_archive() -> bytes:
+    """An archive that holds nothing but the home itself, writable for all.
+
+    It ends with the two empty blocks that end an archive: Podman stops reading there, and takes more for an error.
+    """
+    entry = tarfile.TarInfo(PurePosixPath(SANDBOX_HOME).name)
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+    return entry.tobuf() + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _read_sockets(pid: int, container_id: str) -> str | None:
+    """The socket tables of a process on this host, or None when `pid` is not that container's here."""
+    process = Path("/proc") / str(pid)
+    try:
+        if container_id not in (process / "cgroup").read_text():
+            return None
+        return (process / "net/tcp").read_text() + (process / "net/tcp6").read_text()
+    except OSError:
+        return None

@@ -1,0 +1,383 @@
+"""A driver without processes, for tests of everything above the drivers: it fails exactly as it is told.
+
+A fake sandbox is a small HTTP/1.1 server in this process, on a real socket. What it does is a `Behaviour`,
+chosen per source. The `FakePlace` holds the sandboxes and homes and outlives its drivers, as a container
+engine outlives the server: a second `FakeDriver` over the same place is a server after a restart.
+
+Left out of its HTTP: pipelining, trailers, 100-continue and upgrades.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cupola.drivers.base import (
+    LABEL_INSTALLATION,
+    LABEL_SESSION,
+    SANDBOX_HOME,
+    Address,
+    CallbackReach,
+    Found,
+    Handle,
+    Life,
+    Listener,
+    Observation,
+    Report,
+    SandboxSpec,
+    Source,
+    Step,
+)
+from cupola.errors import StartFailed
+
+KILLED = 137
+"""The exit code of a process that SIGKILL ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a sandbox was asked; header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a sandbox answers: bytes with a length, or pieces that are sent one by one as they come."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | AsyncIterator[bytes] = b""
+
+
+Handler = Callable[["FakeSandbox", Request], Awaitable[Reply]]
+
+
+async def not_found(sandbox: FakeSandbox, request: Request) -> Reply:
+    """The handler of an agent that serves nothing but its readiness."""
+    return Reply(404)
+
+
+class Moment(StrEnum):
+    """Where a start can hang."""
+
+    PREPARE = "prepare"
+    CREATE = "create"
+    START = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the sandboxes of one source behave.
+
+    `fails` is raised in the step that its phase names: validate, pull and build by `prepare`, create and
+    start by `start`. `hangs` waits for `released` (for ever, without one). `readiness` is the status of
+    `GET /readiness`, None to never answer. `exit_code` ends the sandbox as soon as it has started,
+    `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked; a `local_only`
+    sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
+    SIGTERM.
+    """
+
+    fails: StartFailed | None = None
+    hangs: Moment | None = None
+    released: asyncio.Event | None = None
+    readiness: int | None = 200
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    wrong_port: bool = False
+    local_only: bool = False
+    stubborn: bool = False
+    output: tuple[str, ...] = ("listening",)
+    handler: Handler = not_found
+    on_sigterm: Callable[[FakeSandbox], None] | None = None
+
+    async def reach(self, moment: Moment, phases: Sequence[str]) -> None:
+        """Passes a moment of the start: hangs or fails there, if that is the part to play."""
+        if self.hangs is moment:
+            await (self.released or asyncio.Event()).wait()
+        if self.fails is not None and self.fails.phase in phases:
+            raise self.fails
+
+
+class FakeSandbox:
+    """One sandbox; tests reach in to let it crash, print, or change its mind about readiness."""
+
+    def __init__(self, place: FakePlace, spec: SandboxSpec, behaviour: Behaviour) -> None:
+        self.spec = spec
+        self.behaviour = behaviour
+        self.readiness = behaviour.readiness
+        self.files = place.homes.setdefault(spec.home, {})
+        self.output: list[str] = []
+        self.requests: list[Request] = []
+        self.abandoned = 0
+        self.address: Address | None = None
+        self.observation: Observation | None = None
+        self._ended = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What its process sees, with what a driver adds."""
+        port = str(self.address.port) if self.address else ""
+        bundle = str(self.spec.ca_bundle)
+        added = {"HOME": SANDBOX_HOME, "PORT": port, "DEFAULT_AD_PORT": port}
+        return {**self.spec.environment, **added, "SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
+
+    async def start(self) -> Address:
+        """Listens, and plays what the behaviour says happens at once."""
+        server = await self._listen()
+        port: int = server.sockets[0].getsockname()[1]
+        self.address = Address("127.0.0.1", port)
+        if self.behaviour.wrong_port:
+            await self._listen()
+        if self.behaviour.wrong_port or self.behaviour.local_only:
+            server.close()
+        self.observation = Observation(Life.RUNNING)
+        self.output.extend(self.behaviour.output)
+        if self.behaviour.out_of_memory:
+            self.run_out_of_memory()
+        elif self.behaviour.exit_code is not None:
+            self.exit(self.behaviour.exit_code)
+        return self.address
+
+    async def _listen(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._servers.append(server)
+        return server
+
+    def exit(self, code: int) -> None:
+        """The process ends: nobody listens, open requests break off."""
+        self._end(Observation(Life.EXITED, code))
+
+    def run_out_of_memory(self) -> None:
+        """The kernel ends the process at its memory limit."""
+        self._end(Observation(Life.EXITED, KILLED, out_of_memory=True))
+
+    def _end(self, observation: Observation) -> None:
+        if self.observation is None or self.observation.life is Life.RUNNING:
+            self.observation = observation
+        for server in self._servers:
+            server.close()
+        for connection in self._connections:
+            connection.cancel()
+        self._ended.set()
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self.behaviour.stubborn or self._ended.is_set():
+            return
+        if self.behaviour.on_sigterm is not None:
+            self.behaviour.on_sigterm(self)
+        self.exit(0)
+
+    async def wait(self, timeout: float) -> None:
+        """Until it has ended, or `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+
+    async def aclose(self) -> None:
+        """SIGKILL, and everything that was open is closed on return."""
+        self.exit(KILLED)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def listeners(self) -> Sequence[Listener]:
+        """What a look into its network would show."""
+        if self._ended.is_set() or self.address is None:
+            return []
+        host = "127.0.0.1" if self.behaviour.local_only else "0.0.0.0"  # noqa: S104 - what is said, not done
+        ports = [one.getsockname()[1] for server in self._servers for one in server.sockets]
+        return [Listener(host, port) for port in ports or [self.address.port]]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            early = b""
+            while (request := await read_request(reader, early)) is not None:
+                self.requests.append(request)
+                early = await self._answer_or_leave(request, reader, writer)
+                if request.headers.get("connection", "").lower() == "close":
+                    break
+        except (ConnectionError, asyncio.CancelledError):
+            writer.transport.abort()  # the peer left, or the process "ended": no goodbye either way
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _answer_or_leave(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
+        """Answers, but gives up as soon as the peer has gone; what the peer sent meanwhile is returned."""
+        answering = asyncio.ensure_future(self._answer(request, writer))
+        reading = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({answering, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not reading.result():
+                self.abandoned += not answering.done()
+                raise ConnectionResetError("the peer left")
+            await answering
+            return reading.result() if reading.done() else b""
+        finally:
+            for task in (answering, reading):
+                task.cancel()
+            await asyncio.gather(answering, reading, return_exceptions=True)
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.path.partition("?")[0] == "/readiness":
+            if self.readiness is None:
+                await asyncio.Event().wait()
+            reply = Reply(self.readiness or 500, {"content-type": "application/json"}, b"{}")
+        else:
+            reply = await self.behaviour.handler(self, request)
+        await write_reply(writer, reply)
+
+
+async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:
+    """The next request of a connection, of which `early` was read already; None when the peer is gone."""
+    try:
+        head = early + await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    start, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    method, path, _ = start.split(" ", 2)
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        body = await _read_chunks(reader)
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Request(method, path, headers, body)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    pieces = []
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        pieces.append(await reader.readexactly(size))
+        await reader.readline()
+    await reader.readline()
+    return b"".join(pieces)
+
+
+async def write_reply(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    """Writes a reply: pieces go out one by one as chunks, and each has left when the next is asked for."""
+    whole = isinstance(reply.body, bytes)
+    framing = {"content-length": str(len(reply.body))} if isinstance(reply.body, bytes) else {}
+    if not whole:
+        framing = {"transfer-encoding": "chunked"}
+    lines = [f"HTTP/1.1 {reply.status} Fake"]
+    lines += [f"{name}: {value}" for name, value in {**reply.headers, **framing}.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    if isinstance(reply.body, bytes):
+        writer.write(reply.body)
+    else:
+        async for piece in reply.body:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+Choice = Behaviour | Callable[[Source], Behaviour]
+
+
+class FakePlace:
+    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session."""
+
+    def __init__(self, behaviour: Choice | None = None) -> None:
+        self.behaviour: Choice = behaviour or Behaviour()
+        self.sandboxes: dict[str, FakeSandbox] = {}
+        self.homes: dict[str, dict[str, bytes]] = {}
+        self.starts: Counter[str] = Counter()
+        self.stops: Counter[str] = Counter()
+
+    def behaviour_of(self, source: Source) -> Behaviour:
+        return self.behaviour if isinstance(self.behaviour, Behaviour) else self.behaviour(source)
+
+    async def aclose(self) -> None:
+        """Ends every sandbox that a test has left running."""
+        for sandbox in list(self.sandboxes.values()):
+            await sandbox.aclose()
+        self.sandboxes.clear()
+
+
+class FakeDriver:
+    """The `Driver` over a `FakePlace`. It keeps nothing itself: `forget` is a server that starts again."""
+
+    name = "fake"
+
+    def __init__(self, place: FakePlace, installation: str = "fake") -> None:
+        self.place = place
+        self._installation = installation
+
+    def forget(self) -> FakeDriver:
+        """The driver of the next server over the same, still running, sandboxes."""
+        return FakeDriver(self.place, self._installation)
+
+    async def callback_reach(self) -> CallbackReach:
+        return CallbackReach(bind="127.0.0.1", host="127.0.0.1")
+
+    async def prepare(self, source: Source, report: Report) -> None:
+        report("preparing")
+        await self.place.behaviour_of(source).reach(Moment.PREPARE, ("validate", "pull", "build"))
+
+    async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
+        behaviour = self.place.behaviour_of(spec.source)
+        await behaviour.reach(Moment.CREATE, ("create",))
+        sandbox = FakeSandbox(self.place, spec, behaviour)
+        self.place.sandboxes[spec.sandbox_id] = sandbox
+        self.place.starts[spec.labels.get(LABEL_SESSION, "")] += 1
+        yield self._handle(sandbox)
+        await behaviour.reach(Moment.START, ("start",))
+        await sandbox.start()
+        yield self._handle(sandbox)
+
+    def _handle(self, sandbox: FakeSandbox) -> Handle:
+        step = Step.CREATED if sandbox.address is None else Step.STARTED
+        return Handle(self.name, sandbox.spec.sandbox_id, step, sandbox.address)
+
+    async def poll(self, handle: Handle) -> Observation:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        if sandbox is None or sandbox.observation is None:
+            return Observation(Life.GONE)
+        return sandbox.observation
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        if sandbox is None:
+            return
+        if sandbox.observation is not None:
+            sandbox.terminate()
+            await sandbox.wait(grace)
+        await sandbox.aclose()
+        if self.place.sandboxes.pop(handle.reference, None) is not None:
+            self.place.stops[sandbox.spec.labels.get(LABEL_SESSION, "")] += 1
+
+    async def output(self, handle: Handle, tail: int) -> Sequence[str]:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return [] if sandbox is None or tail <= 0 else sandbox.output[-tail:]
+
+    async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return None if sandbox is None else sandbox.listeners()
+
+    async def list(self) -> Sequence[Found]:
+        return [
+            Found(self._handle(sandbox), sandbox.spec.labels)
+            for sandbox in self.place.sandboxes.values()
+            if sandbox.spec.labels.get(LABEL_INSTALLATION) == self._installation
+        ]
+
+    async def delete_home(self, home: str) -> None:
+        self.place.homes.pop(home, None)
+
+    async def aclose(self) -> None:
+        """Nothing is held; the place goes on."""

@@ -1,0 +1,128 @@
+"""One request carried to a live sandbox, with the accounting around it.
+
+A sandbox that turns out to be dead before it has answered is replaced once: the request was not served, so sending it
+again repeats nothing. What a container of each protocol generation is told about user and call is decided here
+(container-contract.md §3.1, §3.7).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from cupola.errors import SandboxLost
+from cupola.gateway.headers import Header, find, to_sandbox
+from cupola.gateway.proxy import OnChunk, OnWhole, Outcome, forward
+from cupola.gateway.upstream import Body, Upstream
+from cupola.identity import Call, Caller
+from cupola.sandboxes.live import LiveSandbox, SessionKey
+from cupola.sandboxes.ready import Sandboxes
+
+log = structlog.get_logger()
+
+CallIds = Callable[[Call], str]
+
+
+class Carrier:
+    """Carries requests. `call_ids` mints the ids under which containers call back."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        sandboxes: Sandboxes,
+        call_ids: CallIds,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._upstream = upstream
+        self._sandboxes = sandboxes
+        self._call_ids = call_ids
+        self._clock = clock
+
+    async def carry(
+        self,
+        live: LiveSandbox,
+        again: Callable[[], Awaitable[LiveSandbox]],
+        *,
+        method: str,
+        target: bytes,
+        headers: list[Header],
+        body: Body,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        reply_headers: list[Header],
+        on_chunk: OnChunk | None = None,
+        on_whole: OnWhole | None = None,
+        on_lost: Callable[[], bytes | None] | None = None,
+    ) -> Outcome:
+        """Forwards to `live`; if that is dead before it answered, to what `again` gives, once."""
+        for last_try in (False, True):
+            scope["cupola.session_id"] = live.row.session_id
+            live.opened(self._clock())
+            try:
+                return await forward(
+                    self._upstream,
+                    live.address,
+                    method=method,
+                    target=target,
+                    headers=headers,
+                    body=body,
+                    send=send,
+                    receive=receive,
+                    extra_reply_headers=[(b"x-agent-session-id", live.row.session_id.encode()), *reply_headers],
+                    on_head=partial(_log_failure, live),
+                    on_chunk=on_chunk,
+                    on_whole=on_whole,
+                    on_lost=on_lost,
+                )
+            except SandboxLost:
+                alive = await self._sandboxes.check(live)
+                if alive or last_try or not isinstance(body, bytes):
+                    raise
+            finally:
+                live.closed(self._clock())
+            await self._upstream.forget(live.address)
+            live = await again()
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def live(self, key: SessionKey) -> LiveSandbox | None:
+        """The sandbox of a session if it runs; nothing is started."""
+        return self._sandboxes.live_of(key)
+
+    def headers(self, scope: Scope, live: LiveSandbox, caller: Caller, protocol: str) -> list[Header]:
+        """The caller's headers that a container may see, and the platform's own in the dialects it may understand.
+
+        A definition's protocol version says little about the adapter in its image: the guide that most users follow
+        declares `v1` for any. Each adapter generation reads only its own family of headers, so an older version adds
+        its family to today's.
+        """
+        sent = to_sandbox(scope["headers"])
+        declared = live.version.definition.protocol(protocol)
+        dialect = declared.version if declared is not None else "2.0.0"
+        user = caller.user.encode()
+        if dialect == "v1":
+            sent += [(b"x-aml-oid", user), (b"x-aml-tid", b"cupola")]
+        elif dialect == "1.0.0":
+            sent += [(b"x-agent-user-isolation-key", user), (b"x-agent-chat-isolation-key", user)]
+        call = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
+        sent += [(b"x-agent-user-id", user), (b"x-agent-foundry-call-id", call.encode())]
+        return sent
+
+
+def _log_failure(live: LiveSandbox, status: int, headers: Sequence[Header]) -> None:
+    """A container's own account of a failure is for this log; the caller does not get it."""
+    if status < 500:
+        return
+    source, detail = (find(headers, b"x-platform-error-" + part) for part in (b"source", b"detail"))
+    log.warning(
+        "the agent answered with an error",
+        status=status,
+        agent=live.row.agent,
+        session=live.row.session_id,
+        source=None if source is None else source.decode("latin-1"),
+        detail=None if detail is None else detail.decode("latin-1"),
+    )

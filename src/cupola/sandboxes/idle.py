@@ -1,0 +1,87 @@
+"""The pass over what runs: stops what has been idle for its time-out, buries what has died, keeps last accesses.
+
+The decision is `sessions.is_idle`; here it is only carried out. Each pass walks the live sandboxes in memory; sessions
+that sleep cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from cupola.errors import CupolaError
+from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.ready import Sandboxes
+from cupola.sessions import is_idle
+from cupola.store import Store
+from cupola.store import sessions as session_rows
+
+log = structlog.get_logger()
+
+_LONGEST_PAUSE = 5.0
+
+
+class Reaper:
+    """Runs the pass again and again. `default_timeout` is in seconds; a version's own wins."""
+
+    def __init__(
+        self,
+        store: Store,
+        sandboxes: Sandboxes,
+        *,
+        default_timeout: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._sandboxes = sandboxes
+        self._default_timeout = default_timeout
+        self._clock = clock
+        self._touched: dict[tuple[str, str, str], float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. A pass that fails is logged; the next one tries again."""
+        pause = min(_LONGEST_PAUSE, max(0.2, self._default_timeout / 4))
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.once()
+            except Exception:
+                # The edge of a background loop.
+                log.exception("a pass of the reaper failed")
+
+    async def once(self) -> None:
+        """One pass."""
+        now = self._clock()
+        await self._keep_accesses()
+        idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
+        await asyncio.gather(*(self._reap(live) for live in idle))
+        await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
+
+    def _is_idle(self, live: LiveSandbox, now: float) -> bool:
+        return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
+
+    async def _reap(self, live: LiveSandbox) -> None:
+        if live.session is None:
+            self._sandboxes.live.remove(live)
+            await self._sandboxes.discard_warm(live)
+        else:
+            await self._sandboxes.stop(live, "idle")
+
+    async def _check(self, live: LiveSandbox) -> None:
+        try:
+            await self._sandboxes.check(live)
+        except CupolaError as error:
+            log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
+
+    async def _keep_accesses(self) -> None:
+        accessed = {
+            live.session.key: live.last
+            for live in self._sandboxes.live
+            if live.session is not None and self._touched.get(live.session.key) != live.last
+        }
+        if accessed:
+            await self._store.write(lambda conn: session_rows.touch_sessions(conn, accessed))
+        self._touched = {live.session.key: live.last for live in self._sandboxes.live if live.session is not None}

@@ -1,0 +1,309 @@
+"""`ensure_ready`: one running sandbox per session, however many ask for it at once.
+
+The gateway asks for a live sandbox and gets it: from memory when it runs, from a start in progress when there is one,
+else from a new start. A warm sandbox is adopted by the next session that brings no id of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from cupola.agents import Agent, AgentVersion, Failure, Phase
+from cupola.drivers.base import Life
+from cupola.errors import CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.ids import new_guid_hex, new_session_id
+from cupola.sandboxes import evidence
+from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
+from cupola.sandboxes.places import Places
+from cupola.sandboxes.start import CouldNotStart, Starter
+from cupola.sessions import Sandbox, Session
+from cupola.store import Store
+from cupola.store import sandboxes as sandbox_rows
+from cupola.store import sessions as session_rows
+
+log = structlog.get_logger()
+
+OnLost = Callable[[Session, str], Awaitable[None]]
+"""Told when a session's sandbox ended under it: its unfinished responses must end too."""
+
+
+def not_ready(failure: Failure, session_id: str | None) -> SessionNotReady:
+    """The 424 of a sandbox that did not come up, with all the evidence."""
+    subject = f"Session '{session_id}'" if session_id else "The session"
+    return SessionNotReady(
+        f"{subject} did not become ready: {failure.message}",
+        details=[{"code": failure.code, "message": failure.message}, *failure.details],
+        extra={"agent_session_id": session_id, **failure.to_json()},
+    )
+
+
+class Sandboxes:
+    """What runs for whom. `on_lost` is set once by the application."""
+
+    def __init__(
+        self,
+        store: Store,
+        starter: Starter,
+        places: Places,
+        *,
+        max_sandboxes: int,
+        on_lost: OnLost,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._starter = starter
+        self._places = places
+        self._max = max_sandboxes
+        self._on_lost = on_lost
+        self._clock = clock
+        self.live = LiveSandboxes()
+        self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
+        self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
+
+    def live_of(self, key: SessionKey) -> LiveSandbox | None:
+        """The ready sandbox of a session, from memory; None when it must be looked up or started."""
+        live = self.live.of_session(key)
+        return live if live is not None and not live.stopping else None
+
+    async def adopt_warm(self, agent: Agent, version: AgentVersion, caller: str) -> LiveSandbox | None:
+        """A new session in a warm sandbox of `version`; None when there is none."""
+        warm = self.live.take_warm(agent.project, agent.name, version.version)
+        return None if warm is None else await self._adopt(warm, caller)
+
+    async def begin_session(self, agent: Agent, version: AgentVersion, caller: str, session_id: str | None) -> Session:
+        """The session with that id, made on `version` if it is new; an id is made up if there is none.
+
+        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session.
+        """
+        now = self._clock()
+        session = Session(
+            project=agent.project,
+            agent=agent.name,
+            id=session_id or new_session_id(),
+            guid=new_guid_hex(),
+            version=version.version,
+            caller=caller,
+            home=new_guid_hex(),
+            created_at=now,
+            last_accessed_at=now,
+        )
+
+        def get_or_create(conn: Any) -> Session:
+            known = session_rows.get_session(conn, *session.key)
+            if known is None:
+                session_rows.put_session(conn, session)
+            return known or session
+
+        return await self._store.write(get_or_create)
+
+    async def _adopt(self, warm: LiveSandbox, caller: str) -> LiveSandbox:
+        now = self._clock()
+        row = replace(warm.row, session=warm.row.session_id)
+        session = Session(
+            project=row.project,
+            agent=row.agent,
+            id=row.session_id,
+            guid=row.session_guid,
+            version=row.version,
+            caller=caller,
+            home=row.home,
+            created_at=now,
+            last_accessed_at=now,
+        ).to_ready(now)
+
+        def change(conn: Any) -> None:
+            session_rows.put_session(conn, session)
+            sandbox_rows.put_sandbox(conn, row)
+
+        await self._store.write(change)
+        warm.row, warm.session, warm.last = row, session, now
+        self.live.add(warm)
+        log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
+        return warm
+
+    async def ensure_ready(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+        """The session's sandbox, started if need be. Cancelling one waiter does not cancel the start."""
+        live = self.live_of(session.key)
+        if live is not None:
+            return live
+        task = self._starting.get(session.key)
+        if task is None:
+            task = asyncio.create_task(self._bring_up(session, agent, version))
+            self._starting[session.key] = task
+            task.add_done_callback(lambda done: self._start_ended(session.key, done))
+        return await asyncio.shield(task)
+
+    def _start_ended(self, key: SessionKey, task: asyncio.Task[LiveSandbox]) -> None:
+        self._starting.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; nobody may have waited
+
+    async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+        stopping = self._stopping.get(session.key)
+        if stopping is not None:
+            await asyncio.wait([stopping])
+        await self._make_room()
+        began = self._clock()
+        resumed = session.stopped_at is not None
+        session = session.to_starting(began)
+        try:
+            place = await self._places.of(version.definition)
+            prepared = await self._places.prepare(version, place)
+            row = self._starter.new_row(version, place, session, session.id)
+            await self._store.write(lambda conn: _put_both(conn, session, row))
+            live = await self._starter.start(row, agent, version, place, prepared.source, session)
+        except CouldNotStart as error:
+            self._places.forget(version)
+            raise await self._failed(session, error.failure) from error
+        except StartFailed as error:
+            raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
+        ready = session.to_ready(self._clock())
+        live.session = ready
+        self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
+        self.live.add(live)
+        log.info(
+            "session ready",
+            agent=session.agent,
+            version=session.version,
+            session=session.id,
+            start="resume" if resumed else "cold",
+            seconds=round(self._clock() - began, 3),
+        )
+        return live
+
+    async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
+        failed = session.to_failed(failure)
+        await self._store.write(lambda conn: session_rows.put_session(conn, failed))
+        log.warning("session not ready", agent=session.agent, session=session.id, reason=failure.message)
+        return not_ready(failure, session.id)
+
+    async def _make_room(self) -> None:
+        while len(self.live) + len(self._starting) + len(self._stopping) > self._max:
+            resting = [
+                live for live in self.live if not live.stopping and not live.open_requests and not live.background
+            ]
+            if not resting:
+                raise QuotaExceeded(
+                    f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
+                    "stop a session, or raise CUPOLA_MAX_SANDBOXES."
+                )
+            await self.stop(min(resting, key=lambda live: live.last), "made room")
+
+    def add_warm(self, live: LiveSandbox) -> None:
+        """Keeps a ready sandbox without a session for the next session of its version."""
+        self.live.add(live)
+
+    def adopt_running(self, live: LiveSandbox) -> None:
+        """Takes over a sandbox that outlived an earlier server."""
+        self.live.add(live)
+
+    async def stop(self, live: LiveSandbox, reason: str, *, grace: float | None = None) -> None:
+        """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask."""
+        key = live.session.key if live.session is not None else (live.row.project, live.row.agent, live.row.id)
+        task = self._stopping.get(key)
+        if task is None:
+            live.stopping = True
+            task = asyncio.create_task(self._stop(live, reason, grace))
+            self._stopping[key] = task
+            task.add_done_callback(lambda _: self._stopping.pop(key, None))
+        await asyncio.shield(task)
+
+    async def _stop(self, live: LiveSandbox, reason: str, grace: float | None) -> None:
+        self.live.remove(live)
+        await self._starter.stop(live, grace=grace)
+        if live.session is not None:
+            idle = live.session.to_accessed(live.last).to_idle(self._clock())
+            await self._store.write(lambda conn: _put_if_there(conn, idle))
+        log.info("sandbox stopped", agent=live.row.agent, session=live.row.session_id, reason=reason)
+
+    async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
+        """Stops what runs or starts for a session. Nothing running is done."""
+        starting = self._starting.get(session.key)
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait([starting])
+        live = self.live.of_session(session.key)
+        if live is not None:
+            await self.stop(live, "session stopped", grace=grace)
+
+    async def delete_session(self, session: Session) -> None:
+        """Ends a session: sandbox, home, row. May be repeated after a crash."""
+        gone = session.to_deleted()
+        await self._store.write(lambda conn: session_rows.put_session(conn, gone))
+        await self.stop_session(session, grace=0)
+        for place in await self._places.every():
+            await place.driver.delete_home(session.home)
+        await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+
+    async def stop_version(self, project: str, agent: str, version: str) -> None:
+        """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
+        while (warm := self.live.take_warm(project, agent, version)) is not None:
+            await self.discard_warm(warm)
+
+    async def discard_warm(self, warm: LiveSandbox) -> None:
+        """Stops a warm sandbox that no session will adopt, and removes its home."""
+        await self.stop(warm, "warm sandbox not needed", grace=0)
+        await warm.driver.delete_home(warm.row.home)
+
+    async def check(self, live: LiveSandbox) -> bool:
+        """Looks whether a sandbox still runs; if not, buries it and returns False."""
+        observation = await live.driver.poll(live.handle)
+        if observation.life is Life.RUNNING:
+            return True
+        if not live.stopping:
+            await self._bury(live)
+        return False
+
+    async def _bury(self, live: LiveSandbox) -> None:
+        failure = await self._starter.evidence_of_end(live)
+        log.warning(
+            "sandbox ended by itself",
+            agent=live.row.agent,
+            session=live.row.session_id,
+            exit_code=failure.exit_code,
+            reason=failure.message,
+        )
+        await self.stop(live, "ended by itself", grace=0)
+        if live.session is not None:
+            await self._on_lost(live.session, failure.message)
+
+    async def stop_all(self, grace: float) -> None:
+        """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
+        for task in list(self._starting.values()):
+            task.cancel()
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        stops = [
+            self.stop(live, "platform stops", grace=grace) if live.session else self.discard_warm(live)
+            for live in self.live
+        ]
+        for result in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(result, CupolaError):
+                log.warning("sandbox not stopped", reason=result.message)
+
+
+def check_owner(session: Session, caller: str) -> None:
+    """Raises Forbidden for a session of another caller."""
+    if session.caller != caller:
+        raise Forbidden(
+            f"Session '{session.id}' belongs to another caller.",
+            code="session_not_accessible",
+            param="agent_session_id",
+        )
+
+
+def _put_both(conn: Any, session: Session, row: Sandbox) -> None:
+    session_rows.put_session(conn, session)
+    sandbox_rows.put_sandbox(conn, row)
+
+
+def _put_if_there(conn: Any, session: Session) -> None:
+    """Saves a session unless it was deleted, or is about to be, meanwhile."""
+    known = session_rows.get_session(conn, *session.key)
+    if known is not None and known.desired is not session.desired.DELETED:
+        session_rows.put_session(conn, session)

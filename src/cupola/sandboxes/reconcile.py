@@ -1,0 +1,244 @@
+"""Making versions what they should be, one task per version, and picking up after a crash.
+
+A version goes validate → pull or build → create → start → probe → active; each phase is saved as it begins. The probed
+sandbox is kept warm for the first session. After a restart, `recover` compares the store with what the drivers find:
+what runs is adopted, what was half made is undone, what nobody owns is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import structlog
+
+from cupola.agents import AgentVersion, Failure, Phase, VersionStatus
+from cupola.drivers.base import LABEL_SANDBOX, Handle, Life, Step
+from cupola.errors import CupolaError
+from cupola.ids import new_session_id
+from cupola.sandboxes import evidence
+from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.places import Places
+from cupola.sandboxes.probe import probe_once
+from cupola.sandboxes.ready import Sandboxes
+from cupola.sandboxes.start import CouldNotStart, Place, Starter
+from cupola.sessions import Desired, Observed, Sandbox, Session
+from cupola.store import Store
+from cupola.store import agents as agent_rows
+from cupola.store import sandboxes as sandbox_rows
+from cupola.store import sessions as session_rows
+
+log = structlog.get_logger()
+
+VersionKey = tuple[str, str, str]
+_ADOPTION_PROBE = 2.0
+
+
+def key_of(version: AgentVersion) -> VersionKey:
+    return (version.project, version.agent, version.version)
+
+
+class Versions:
+    """Brings versions from `creating` to `active` or `failed`, and takes them away."""
+
+    def __init__(self, store: Store, starter: Starter, places: Places, sandboxes: Sandboxes) -> None:
+        self._store = store
+        self._starter = starter
+        self._places = places
+        self._sandboxes = sandboxes
+        self._tasks: dict[VersionKey, asyncio.Task[None]] = {}
+
+    def wake(self, version: AgentVersion) -> None:
+        """Begins to provision a version that is `creating`; once, however often it is called."""
+        key = key_of(version)
+        if key not in self._tasks:
+            task = asyncio.create_task(self._provision(version))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def settled(self, version: AgentVersion, timeout: float) -> AgentVersion | None:
+        """The version after its provisioning has ended, or as it is after `timeout` seconds; None when deleted."""
+        task = self._tasks.get(key_of(version))
+        if task is not None:
+            await asyncio.wait([task], timeout=timeout)
+        return await self._store.read(lambda conn: agent_rows.get_version(conn, *key_of(version)))
+
+    async def _provision(self, version: AgentVersion) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            live, active = await self._bring_up(version)
+        except CouldNotStart as error:
+            await self._save(version.to_failed(error.failure))
+            return
+        except CupolaError as error:
+            await self._save(version.to_failed(evidence.of_error(error, Phase.VALIDATE)))
+            return
+        except Exception:
+            # The edge of a background task: a defect of ours fails this version, not the platform.
+            log.exception("provisioning failed", agent=version.agent, version=version.version)
+            message = "Cupola failed while it provisioned this version; its log has the traceback."
+            await self._save(version.to_failed(Failure(Phase.VALIDATE, "ProvisioningError", message)))
+            return
+        self._sandboxes.add_warm(live)
+        await self._save(active)
+        log.info(
+            "version active",
+            agent=version.agent,
+            version=version.version,
+            seconds=round(asyncio.get_running_loop().time() - began, 3),
+        )
+
+    async def _bring_up(self, version: AgentVersion) -> tuple[LiveSandbox, AgentVersion]:
+        current = version
+
+        async def on_phase(phase: Phase) -> None:
+            nonlocal current
+            current = current.to_phase(phase)
+            log.info("version provisioning", agent=version.agent, version=version.version, phase=phase.value)
+            await self._save(current)
+
+        agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, version.project, version.agent))
+        if agent is None:
+            raise CupolaError(f"Agent '{version.agent}' was deleted meanwhile.", code="ProvisioningError")
+        await on_phase(Phase.VALIDATE)
+        place = await self._places.of(version.definition)
+        self._places.forget(version)
+        prepared = await self._places.prepare(version, place, on_phase)
+        current = replace(current, warnings=(*current.warnings, *prepared.warnings))
+        await on_phase(Phase.CREATE)
+        row = self._starter.new_row(version, place, None, new_session_id())
+        await self._store.write(lambda conn: sandbox_rows.put_sandbox(conn, row))
+        live = await self._starter.start(row, agent, version, place, prepared.source, None, on_phase)
+        live.version = current.to_active()
+        return live, live.version
+
+    async def _save(self, version: AgentVersion) -> None:
+        if version.status is VersionStatus.FAILED and version.failure is not None:
+            log.warning(
+                "version failed",
+                agent=version.agent,
+                version=version.version,
+                phase=version.failure.phase.value,
+                code=version.failure.code,
+                reason=version.failure.message,
+            )
+        await self._store.write(lambda conn: _put_unless_deleting(conn, version))
+
+    async def delete(self, version: AgentVersion) -> None:
+        """Takes a version away with its sessions and sandboxes. May be repeated after a crash."""
+        deleting = version.to_deleting()
+        await self._store.write(lambda conn: agent_rows.put_version(conn, deleting))
+        task = self._tasks.get(key_of(version))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await self._sandboxes.stop_version(*key_of(version))
+        sessions = await self._store.read(lambda conn: session_rows.sessions_of_version(conn, *key_of(version)))
+        await asyncio.gather(*(self._sandboxes.delete_session(session) for session in sessions))
+        self._places.forget(version)
+        await self._store.write(lambda conn: agent_rows.delete_version(conn, *key_of(version)))
+
+    async def aclose(self) -> None:
+        """Breaks off what is being provisioned; it is begun again at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def recover(
+    store: Store,
+    starter: Starter,
+    places: Places,
+    sandboxes: Sandboxes,
+    versions: Versions,
+    clock: Callable[[], float],
+) -> None:
+    """Makes the store and the drivers agree after a start, clean or not."""
+    reachable = {place.driver.name: place for place in await places.every()}
+    rows = await store.read(sandbox_rows.all_sandboxes)
+    adopted = set()
+    for row in rows:
+        place = reachable.get(row.driver)
+        if place is None:
+            log.warning("sandbox of an unreachable driver left alone", driver=row.driver, sandbox=row.id)
+            continue
+        live = await _adopt(store, row, place, clock())
+        if live is None:
+            await starter.undo(row, place.driver)
+        else:
+            sandboxes.adopt_running(live)
+            adopted.add(row.id)
+    await _remove_unowned(reachable, adopted)
+    await _settle_sessions(store, sandboxes, clock())
+    for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.DELETING])):
+        await versions.delete(version)
+    for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.CREATING])):
+        versions.wake(version)
+    if rows:
+        log.info("recovered", adopted=len(adopted), undone=len(rows) - len(adopted))
+
+
+async def _adopt(store: Store, row: Sandbox, place: Place, now: float) -> LiveSandbox | None:
+    """The live sandbox of a row, if it runs, answers and is wanted."""
+    if row.handle is None:
+        return None
+    handle = Handle.from_json(row.handle)
+    version = await store.read(lambda conn: agent_rows.get_version(conn, row.project, row.agent, row.version))
+    if version is None or version.status is not VersionStatus.ACTIVE:
+        return None
+    if handle.step is not Step.STARTED or handle.address is None:
+        return None
+    session: Session | None = None
+    if row.session is not None:
+        wanted = row.session
+        session = await store.read(lambda conn: session_rows.get_session(conn, row.project, row.agent, wanted))
+        if session is None or session.desired is Desired.DELETED:
+            return None
+    if (await place.driver.poll(handle)).life is not Life.RUNNING:
+        return None
+    if await probe_once(handle.address, _ADOPTION_PROBE) != "200":
+        return None
+    if session is not None:
+        session = session.to_ready(session.last_accessed_at)
+        ready = session
+        await store.write(lambda conn: session_rows.put_session(conn, ready))
+    return LiveSandbox(
+        row=row,
+        handle=handle,
+        address=handle.address,
+        driver=place.driver,
+        version=version,
+        last=now,
+        session=session,
+    )
+
+
+async def _remove_unowned(reachable: dict[str, Place], adopted: set[str]) -> None:
+    for place in reachable.values():
+        for found in await place.driver.list():
+            sandbox_id = found.labels.get(LABEL_SANDBOX)
+            if sandbox_id not in adopted:
+                log.info("removing a sandbox that nobody owns", driver=place.driver.name, sandbox=sandbox_id)
+                await place.driver.stop(found.handle, 0)
+
+
+async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> None:
+    for session in await store.read(session_rows.live_sessions):
+        if session.desired is Desired.DELETED:
+            await sandboxes.delete_session(session)
+        elif sandboxes.live_of(session.key) is None and session.observed in (Observed.READY, Observed.STARTING):
+            await store.write(partial(_put_session, session=session.to_idle(now)))
+
+
+def _put_session(conn: Any, session: Session) -> None:
+    session_rows.put_session(conn, session)
+
+
+def _put_unless_deleting(conn: Any, version: AgentVersion) -> None:
+    known = agent_rows.get_version(conn, *key_of(version))
+    if known is not None and known.status is VersionStatus.CREATING:
+        agent_rows.put_version(conn, version)

@@ -1,0 +1,238 @@
+"""Making one sandbox answer: create, start, probe; each step saved before the next, so that it can be undone.
+
+The row is written before anything is made and carries the driver's handle from the moment there is one. Whatever
+interrupts a start (an error, a cancelled task, SIGKILL) leaves a row from which `Starter.undo` cleans up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from cupola.agents import Agent, AgentVersion, Failure, Phase
+from cupola.drivers import base
+from cupola.drivers.base import Driver, Handle, SandboxSpec, Source, Step
+from cupola.errors import CupolaError
+from cupola.identity import identity_of
+from cupola.ids import new_guid_hex, new_sandbox_id
+from cupola.sandboxes import evidence
+from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
+from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.probe import probe_until_ready
+from cupola.sessions import Observed, Sandbox, Session
+from cupola.store import Store
+from cupola.store import sandboxes as rows
+
+log = structlog.get_logger()
+
+_DIAGNOSIS_TIMEOUT = 3.0
+
+OnPhase = Callable[[Phase], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A driver, how its sandboxes reach the platform, and whether a bind to loopback is reached there."""
+
+    driver: Driver
+    callbacks: CallbackEndpoint
+    loopback_answers: bool
+
+
+class CouldNotStart(CupolaError):
+    """A sandbox did not come up; `failure` is the evidence. Caught by whoever asked for the start."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, code=failure.code)
+        self.failure = failure
+
+
+class Starter:
+    """Starts and stops single sandboxes and keeps their rows true."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        installation: str,
+        ca_bundle: Path,
+        identity_header: Callable[[str], str],
+        ready_timeout: float,
+        stop_grace: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._installation = installation
+        self._ca_bundle = ca_bundle
+        self._identity_header = identity_header
+        self._ready_timeout = ready_timeout
+        self._stop_grace = stop_grace
+        self._clock = clock
+
+    def new_row(self, version: AgentVersion, place: Place, session: Session | None, session_id: str) -> Sandbox:
+        """The row of a sandbox to be: for `session`, or warm with the id that its session will take."""
+        return Sandbox(
+            id=new_sandbox_id(),
+            project=version.project,
+            agent=version.agent,
+            version=version.version,
+            driver=place.driver.name,
+            session_id=session_id,
+            session_guid=session.guid if session is not None else new_guid_hex(),
+            home=session.home if session is not None else new_guid_hex(),
+            created_at=self._clock(),
+            session=None if session is None else session.id,
+        )
+
+    async def start(
+        self,
+        row: Sandbox,
+        agent: Agent,
+        version: AgentVersion,
+        place: Place,
+        source: Source,
+        session: Session | None,
+        on_phase: OnPhase | None = None,
+    ) -> LiveSandbox:
+        """Brings the sandbox of `row` (already saved) to its first 200. Raises CouldNotStart, with nothing left."""
+        phase = Phase.CREATE
+        handle: Handle | None = None
+        try:
+            spec = self._spec(row, agent, version, place, source)
+            async with aclosing(place.driver.start(spec)) as steps:
+                async for handle in steps:
+                    row = replace(row, handle=handle.to_json())
+                    await self._save(row)
+                    phase = Phase.START if handle.step is Step.CREATED else Phase.PROBE
+                    if on_phase is not None:
+                        await on_phase(phase)
+            assert handle is not None
+            await self._probe(handle, version, place)
+        except CouldNotStart:
+            await self.undo(row, place.driver)
+            raise
+        except CupolaError as error:
+            output = await self._output(place.driver, handle)
+            await self.undo(row, place.driver)
+            raise CouldNotStart(evidence.of_error(error, phase, output)) from error
+        except BaseException:
+            # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
+            await asyncio.shield(self.undo(row, place.driver))
+            raise
+        assert handle.address is not None
+        row = replace(row, observed=Observed.READY)
+        self._store.write_later(lambda conn: rows.put_sandbox(conn, row))
+        return LiveSandbox(
+            row=row,
+            handle=handle,
+            address=handle.address,
+            driver=place.driver,
+            version=version,
+            last=self._clock(),
+            session=session,
+        )
+
+    async def _save(self, row: Sandbox) -> None:
+        await self._store.write(lambda conn: rows.put_sandbox(conn, row))
+
+    def _spec(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place, source: Source) -> SandboxSpec:
+        labels: Mapping[str, str] = {
+            base.LABEL_INSTALLATION: self._installation,
+            base.LABEL_SANDBOX: row.id,
+            base.LABEL_PROJECT: row.project,
+            base.LABEL_AGENT: row.agent,
+            base.LABEL_VERSION: row.version,
+            base.LABEL_SESSION: row.session_id,
+        }
+        environment = sandbox_environment(
+            version,
+            row,
+            place.callbacks,
+            identity_header=self._identity_header(row.id),
+            agent_guid=agent.guid,
+            client_ids={
+                "instance": identity_of(agent.guid, "instance")["client_id"],
+                "blueprint": identity_of(agent.guid, "blueprint")["client_id"],
+            },
+        )
+        return SandboxSpec(
+            sandbox_id=row.id,
+            source=source,
+            environment=environment,
+            cpu=version.definition.cpu,
+            memory=version.definition.memory,
+            home=row.home,
+            labels=labels,
+            ca_bundle=self._ca_bundle,
+        )
+
+    async def _probe(self, handle: Handle, version: AgentVersion, place: Place) -> None:
+        assert handle.address is not None
+        result = await probe_until_ready(handle.address, lambda: place.driver.poll(handle), self._ready_timeout)
+        if result.ready:
+            return
+        running = result.observation.life is base.Life.RUNNING
+        listeners = await self._listeners(place.driver, handle) if running else None
+        raise CouldNotStart(
+            evidence.of_probe(
+                result.observation,
+                result.probes,
+                await self._output(place.driver, handle),
+                listeners,
+                port=handle.address.port if place.loopback_answers else base.SANDBOX_PORT,
+                memory=version.definition.memory,
+                timeout=self._ready_timeout,
+                loopback_answers=place.loopback_answers,
+            )
+        )
+
+    async def _listeners(self, driver: Driver, handle: Handle) -> Sequence[base.Listener] | None:
+        try:
+            async with asyncio.timeout(_DIAGNOSIS_TIMEOUT):
+                return await driver.listeners(handle)
+        except (TimeoutError, CupolaError) as error:
+            log.info("could not see the sandbox's sockets", reason=str(error))
+            return None
+
+    async def _output(self, driver: Driver, handle: Handle | None) -> Sequence[str]:
+        if handle is None:
+            return ()
+        try:
+            return await driver.output(handle, evidence.LOG_LINES)
+        except CupolaError as error:
+            log.info("could not read the sandbox's output", reason=str(error))
+            return ()
+
+    async def evidence_of_end(self, live: LiveSandbox) -> Failure:
+        """Why a sandbox that was ready is no more: exit code and last lines, taken before it is removed."""
+        observation = await live.driver.poll(live.handle)
+        return evidence.of_probe(
+            observation,
+            (),
+            await self._output(live.driver, live.handle),
+            None,
+            port=live.address.port,
+            memory=live.version.definition.memory,
+            timeout=self._ready_timeout,
+            loopback_answers=True,
+        )
+
+    async def stop(self, live: LiveSandbox, *, grace: float | None = None) -> None:
+        """SIGTERM, grace, SIGKILL; then its row goes. The home stays."""
+        live.stopping = True
+        await live.driver.stop(live.handle, self._stop_grace if grace is None else grace)
+        await self._store.write(lambda conn: rows.delete_sandbox(conn, live.row.id))
+
+    async def undo(self, row: Sandbox, driver: Driver) -> None:
+        """Removes what a start has made so far, and the row. May be repeated."""
+        if row.handle is not None:
+            await driver.stop(Handle.from_json(row.handle), 0)
+        if row.session is None:
+            await driver.delete_home(row.home)
+        await self._store.write(lambda conn: rows.delete_sandbox(conn, row.id))

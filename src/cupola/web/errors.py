@@ -1,0 +1,180 @@
+"""The one table that turns our errors into HTTP, and the outermost wrapper that applies it.
+
+The body is Foundry's envelope (control-plane.md §1.3). Errors with a status that clients would retry by themselves
+say so or forbid it in `x-should-retry`; none carries `Retry-After`, which makes azure-core retry any status.
+What is not one of our errors is logged in full and shown as a request id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cupola import errors
+from cupola.ids import new_request_id
+
+log = structlog.get_logger()
+
+STATUS: Mapping[type[errors.CupolaError], int] = {
+    errors.BadRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PayloadTooLarge: 413,
+    errors.SessionNotReady: 424,
+    errors.StartFailed: 424,
+    errors.QuotaExceeded: 429,
+    errors.NotServed: 501,
+    errors.SandboxLost: 502,
+    errors.DriverUnavailable: 503,
+    errors.SetupError: 503,
+}
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""`error.type` by status; other statuses below 500 are `invalid_request_error`."""
+
+_DETAILS_HEADER = {
+    errors.SessionNotReady: b"ReadinessTimeout",
+    errors.SandboxLost: b"SandboxNotFound",
+    errors.QuotaExceeded: b"QuotaExceeded",
+}
+"""Values of `x-adc-response-details` (control-plane.md §4.3), which azd prints."""
+
+_NO_RETRY = frozenset({404, 409, 424, 429, 501, 503})
+"""Statuses that the OpenAI client would repeat although the answer would be the same."""
+
+
+def status_of(error: errors.CupolaError) -> int:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def _type_of(status: int) -> str:
+    return "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+
+
+def envelope(error: errors.CupolaError, request_id: str) -> dict[str, Any]:
+    """`{"error": {...}}` as every client of the wire reads it."""
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "type": _type_of(status_of(error)),
+            "details": [dict(detail) for detail in error.details],
+            "additionalInfo": {"request_id": request_id, **error.extra},
+        }
+    }
+
+
+class ErrorEdge:
+    """Gives every request its id, and every error its HTTP form.
+
+    A failure after the reply has begun can only end the connection; it is logged.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request_id = _inbound_request_id(scope) or new_request_id()
+        scope["cupola.request_id"] = request_id
+        scope["app"] = self  # makes Starlette raise its 405 instead of answering in plain text
+        begun = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                encoded = request_id.encode("latin-1")
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", encoded),
+                    (b"apim-request-id", encoded),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        except errors.CupolaError as error:
+            if begun:
+                log.warning("reply broken off", code=error.code, message=error.message, request_id=request_id)
+                raise
+            if scope["type"] == "http":
+                await _send_error(error, scope, request_id, tagged)
+        except HTTPException as error:
+            if not begun and scope["type"] == "http":
+                await _send_error(_of_framework(error, scope), scope, request_id, tagged)
+        except Exception:
+            log.exception("request failed", request_id=request_id, path=scope["path"])
+            if begun or scope["type"] != "http":
+                raise
+            hidden = errors.CupolaError(
+                f"Cupola failed while it served this request. Its log has the reason under request id {request_id}.",
+                code="internal_error",
+            )
+            await _send_error(hidden, scope, request_id, tagged)
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
+
+
+def _inbound_request_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode())
+    return None
+
+
+def _of_framework(error: HTTPException, scope: Scope) -> errors.CupolaError:
+    wrapped: errors.CupolaError
+    if error.status_code == 405:
+        wrapped = MethodNotAllowed(
+            f"The requested action '{scope['method']} {scope['path']}' is not supported: "
+            f"this address takes {(error.headers or {}).get('Allow', 'other methods')}.",
+            code="UnsupportedAction",
+        )
+        return wrapped
+    return errors.BadRequest(str(error.detail))
+
+
+class MethodNotAllowed(errors.CupolaError):
+    """The address exists, with other methods."""
+
+
+STATUS = {**STATUS, MethodNotAllowed: 405}
+
+
+async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, send: Send) -> None:
+    status = status_of(error)
+    body = orjson.dumps(envelope(error, request_id))
+    message: Message = {"type": "http.response.start", "status": status, "headers": []}
+    headers = MutableHeaders(raw=message["headers"])
+    headers["content-type"] = "application/json"
+    headers["content-length"] = str(len(body))
+    if status in _NO_RETRY:
+        headers["x-should-retry"] = "false"
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    details = _DETAILS_HEADER.get(type(error))
+    if details is not None:
+        headers["x-adc-response-details"] = details.decode()
+    session = scope.get("cupola.session_id")
+    if session is not None:
+        headers["x-agent-session-id"] = session
+    await send(message)
+    await send({"type": "http.response.body", "body": body})
