@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import Agent, AgentVersion, check_agent_name
+from cupola.agents import LATEST, Agent, AgentVersion, check_agent_name
 from cupola.api.versions import Versions, is_forced, refuse_active_sessions
 from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.sandboxes import reconcile
@@ -136,7 +136,7 @@ class Agents:
                 agent = replace(agent, endpoint=endpoint, rules=read_rules(endpoint))
                 known = {v.version for v in rows.newest_versions(conn, project, name, include_drafts=False)}
                 for rule in agent.rules:
-                    if rule.version not in known:
+                    if rule.version not in known | {LATEST}:
                         raise BadRequest(
                             f"Agent '{name}' has no version '{rule.version}' that could get traffic.",
                             param="agent_endpoint.version_selector",
