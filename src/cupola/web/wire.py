@@ -393,7 +393,9 @@ def show_endpoint(agent: Agent, latest: AgentVersion | None) -> dict[str, Any]:
 def read_rules(endpoint: Mapping[str, Any]) -> tuple[VersionRule, ...]:
     """The version selector of an endpoint configuration. Raises BadRequest naming the rule."""
     selector = endpoint.get("version_selector")
-    rules = selector.get("version_selection_rules") if isinstance(selector, Mapping) else None
+    if selector is not None and not isinstance(selector, Mapping):
+        raise BadRequest("'version_selector' must be an object.", param="agent_endpoint.version_selector")
+    rules = None if selector is None else selector.get("version_selection_rules")
     if rules is None:
         return ()
     if not isinstance(rules, list):
