@@ -134,13 +134,14 @@ class Responses:
             await self._recorder.keep(asked, filled)
         return orjson.dumps(for_client(filled))
 
-    def _lost(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
-        """The last event of a stream whose sandbox died: the caller learns it as the protocol says it."""
+    async def _lost(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
+        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
         if tap.ended:
             return None
         now = self._clock()
         begun = tap.last or _defaults(ask, asked, now)
         body = failed_body(begun, "The agent's sandbox ended while it was answering.", now)
+        await self._keeper(asked, ask.store)(body)
         event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
         return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
 

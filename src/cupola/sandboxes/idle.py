@@ -13,10 +13,11 @@ from collections.abc import Callable
 import structlog
 
 from cupola.errors import CupolaError
-from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import is_idle
 from cupola.store import Store
+from cupola.store import responses as response_rows
 from cupola.store import sessions as session_rows
 
 log = structlog.get_logger()
@@ -39,7 +40,7 @@ class Reaper:
         self._sandboxes = sandboxes
         self._default_timeout = default_timeout
         self._clock = clock
-        self._touched: dict[tuple[str, str, str], float] = {}
+        self._touched: dict[SessionKey, float] = {}
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
@@ -56,6 +57,7 @@ class Reaper:
         """One pass."""
         now = self._clock()
         await self._keep_accesses()
+        await self._count_background()
         idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
         await asyncio.gather(*(self._reap(live) for live in idle))
         await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
@@ -75,6 +77,26 @@ class Reaper:
             await self._sandboxes.check(live)
         except CupolaError as error:
             log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
+
+    async def _count_background(self) -> None:
+        """Learns from the store which background responses still run, since their ends pass by the gateway.
+
+        Not while a request is open: it may be the one that begins them.
+        """
+        quiet = {live.session.key: live for live in self._sandboxes.live if live.session and not live.open_requests}
+        if not quiet:
+            return
+        unfinished = await self._store.read(lambda conn: response_rows.in_progress_responses(conn, list(quiet)))
+        running: dict[SessionKey, set[str]] = {key: set() for key in quiet}
+        for response in unfinished:
+            if response.background and response.session is not None:
+                running[(response.project, response.agent, response.session)].add(response.id)
+        for key, live in quiet.items():
+            if live.open_requests:
+                continue
+            if live.background - running[key]:
+                live.last = self._clock()
+            live.background = running[key]
 
     async def _keep_accesses(self) -> None:
         accessed = {
