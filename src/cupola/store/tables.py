@@ -108,6 +108,7 @@ sessions = Table(
     _text("observed"),
     Column("failure", _Json),
     UniqueConstraint("project", "agent", "id"),
+    Index(None, "project", "agent", "seq"),
     Index(None, "project", "agent", "version"),
     Index(None, "last_accessed_at"),
     Index(None, "desired"),
@@ -210,6 +211,7 @@ conversation_items = Table(
     _text("user"),
     _text("item"),
     UniqueConstraint("project", "conversation", "item"),
+    Index(None, "project", "conversation", "seq"),
     sqlite_autoincrement=True,
 )
 """The places of a conversation, oldest first. The item itself is the user's, in `items`."""
