@@ -8,7 +8,7 @@
 export PYTHON
 BIN := .venv/bin
 WORKERS ?= auto
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -54,6 +54,7 @@ clean:  ## remove what make has made
 	@scripts/make_venv.sh .venv
 
 .venv/.%: requirements/%.txt pyproject.toml | .venv/bin/python
-	$(INSTALL) --require-hashes -r $<
-	$(INSTALL) --no-deps --no-build-isolation -e .
+	@echo "Installing requirements/$*.txt into .venv (once, about half a minute) ..."
+	@$(INSTALL) --require-hashes -r $<
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@

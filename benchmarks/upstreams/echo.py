@@ -44,11 +44,14 @@ class EchoAgent(asyncio.Protocol):
             whole = end + 4 + content_length(self.buffer[:end])
             if len(self.buffer) < whole:
                 return
+            last = b"\r\nconnection: close" in self.buffer[:end].lower()
             body, self.buffer = self.buffer[end + 4 : whole], self.buffer[whole:]
             if body.startswith(b'{"events"'):
                 self.stream = asyncio.get_running_loop().create_task(self.write_events(json.loads(body)))
             else:
                 self.transport.write(ANSWER)
+                if last:
+                    self.transport.close()
 
     async def write_events(self, wish: dict[str, float]) -> None:
         self.transport.write(STREAM_HEAD)

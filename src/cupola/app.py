@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
-from cupola.errors import DriverUnavailable
+from cupola.errors import CupolaError, DriverUnavailable
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
@@ -191,7 +191,8 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         write_bundle(layout.bundle, authority, os.environ)
         ports = RememberedPorts(layout.state_dir / "ports.json")
         tokens = Tokens(installation.secret)
-        found = _Drivers(settings, installation, stack, ports, authority, callback_apps(store, tokens))
+        drivers = await stack.enter_async_context(AsyncExitStack())  # outlives the platform's own parts
+        found = _Drivers(settings, installation, drivers, ports, authority, callback_apps(store, tokens))
         platform = Platform(settings, installation, store, tokens, Finders(found.for_images, found.for_code))
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
@@ -221,6 +222,14 @@ async def _listening(stack: AsyncExitStack, listener: Listener) -> Listener:
     return listener
 
 
+async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
+    """Closes what belongs to an engine that may be gone by now."""
+    try:
+        await close()
+    except CupolaError as error:
+        log.warning("not closed", reason=error.message)
+
+
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
@@ -233,7 +242,7 @@ async def _choose_driver(settings: Settings, places: Places) -> tuple[str, str]:
     except DriverUnavailable as error:
         if settings.driver == "docker":
             raise
-        return "process", error.message
+        return "process", "chosen with --driver process" if settings.driver == "process" else error.message
     return place.driver.name, "a container engine answers; code deployments run as child processes"
 
 
@@ -262,14 +271,18 @@ class _Drivers:
                 "This platform was started with --driver process, which runs code deployments only; "
                 "start it with --driver auto on a machine with Docker or Podman to run images."
             )
-        return await self._place(await docker.connect(self._installation.id), loopback_answers=False)
+        driver = await docker.connect(self._installation.id)
+        # Nothing runs in its network any more when the drivers are closed; the next start makes it again.
+        self._stack.push_async_callback(_quietly, driver.aclose)
+        self._stack.push_async_callback(_quietly, driver.remove_installation)
+        return await self._place(driver, loopback_answers=False)
 
     async def for_code(self) -> Place:
         driver = ProcessDriver(self._installation.layout.process, self._installation.id)
+        self._stack.push_async_callback(driver.aclose)
         return await self._place(driver, loopback_answers=True)
 
     async def _place(self, driver: Driver, *, loopback_answers: bool) -> Place:
-        self._stack.push_async_callback(driver.aclose)
         callbacks = await self._listen(driver.name, await driver.callback_reach())
         return Place(driver, callbacks, loopback_answers)
 

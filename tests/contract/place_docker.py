@@ -44,7 +44,7 @@ def without_engine(reason: str) -> None:
 async def open_client() -> AsyncIterator[Docker]:
     """A client of the engine that `connect` would find, with the base image in it."""
     try:
-        client = await open_engine(os.environ, Path.home())
+        client, _ = await open_engine(os.environ, Path.home())
     except DriverUnavailable as error:
         without_engine(error.message)
         raise
@@ -66,7 +66,7 @@ async def image_with_command(
     container = await client.containers.create({"Image": base_image(), "Cmd": list(command), **config})
     repository, _, tag = name.partition(":")
     try:
-        await container.commit(repository=repository, tag=tag or "latest")
+        await container.commit(repository=repository, tag=tag or "latest", config={})
     finally:
         await container.delete(force=True)
     try:

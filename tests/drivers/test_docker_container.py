@@ -116,6 +116,13 @@ def test_observations(state: dict[str, Any], expected: Observation) -> None:
     assert observation(state) == expected
 
 
+def test_an_engine_that_does_not_tell_of_memory() -> None:
+    """There an unasked SIGKILL is taken for the memory limit's, and nothing else is."""
+    for code, expected in ((137, True), (1, False), (0, False)):
+        state = {"Status": "exited", "ExitCode": code, "OOMKilled": False}
+        assert observation(state, told_of_memory=False).out_of_memory is expected
+
+
 def test_addresses() -> None:
     """The address is the sandbox's own or a published port, and none once it has ended."""
     attached = {"NetworkSettings": {"Networks": {"n": {"IPAddress": "172.18.0.2"}}, "Ports": {}}}

@@ -145,9 +145,7 @@ async def test_a_whole_chunked_reply_gets_its_length(upstream: Upstream) -> None
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", []),
     ],
 )
-async def test_replies_without_a_body(
-    upstream: Upstream, method: str, reply: bytes, length: list[Header]
-) -> None:
+async def test_replies_without_a_body(upstream: Upstream, method: str, reply: bytes, length: list[Header]) -> None:
     """Nothing is said about the length of a body that is not there, beyond what the sandbox said."""
     async with answering(reply) as sandbox:
         caller = Caller()

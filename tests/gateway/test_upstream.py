@@ -97,9 +97,7 @@ async def test_an_empty_post_says_so(upstream: Upstream) -> None:
     ("headers", "framing"),
     [([], b"transfer-encoding: chunked"), ([(b"content-length", b"6")], b"content-length: 6")],
 )
-async def test_a_streamed_body(
-    upstream: Upstream, headers: list[tuple[bytes, bytes]], framing: bytes
-) -> None:
+async def test_a_streamed_body(upstream: Upstream, headers: list[tuple[bytes, bytes]], framing: bytes) -> None:
     """A body in pieces goes in chunks, or under the length that its headers give."""
     heard: list[tuple[bytes, bytes]] = []
 

@@ -88,7 +88,7 @@ class Caller:
         left: asyncio.Event | None = None,
         on_chunk: asyncio.Event | None = None,
     ) -> Answer:
-        """`body` goes as JSON, `raw` as it is. The caller leaves when `left` is set; `on_chunk` is set by each piece."""
+        """`body` goes as JSON, `raw` as it is. The caller leaves when `left` is set; each piece sets `on_chunk`."""
         content = raw if raw is not None else (b"" if body is None else orjson.dumps(body))
         sent = {"content-type": "application/json", **(headers or {})}
         if self._token is not None:

@@ -89,14 +89,11 @@ def clients(state_dir: Path, environment: Mapping[str, str], python: str, versio
 def _engine(environment: Mapping[str, str]) -> Check:
     import asyncio
 
-    from cupola.drivers.docker_connect import open_engine, read_traits
+    from cupola.drivers.docker_connect import open_engine
 
     async def ask() -> str:
-        client = await open_engine(environment, Path.home())
-        try:
-            traits = await read_traits(client)
-        finally:
-            await client.close()
+        client, traits = await open_engine(environment, Path.home())
+        await client.close()
         return f"{traits.name} {traits.version}{' (rootless)' if traits.rootless else ''}"
 
     try:

@@ -53,6 +53,7 @@ from cupola.drivers.docker_container import (
     has_unprivileged_user,
     home_name,
     inspected_address,
+    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -110,8 +111,9 @@ async def connect(
     """The driver for the first engine that answers, or `DriverUnavailable` with what was tried and why."""
     environ = os.environ if environ is None else environ
     home = Path.home() if home is None else home
-    client = await open_engine(environ, home)
-    return DockerDriver(client, installation, config=docker_config_directory(environ, home))
+    client, traits = await open_engine(environ, home)
+    config = docker_config_directory(environ, home)
+    return DockerDriver(client, installation, traits=traits, config=config)
 
 
 class DockerDriver:
@@ -124,12 +126,17 @@ class DockerDriver:
         client: Docker,
         installation: str,
         *,
+        traits: EngineTraits | None = None,
         config: Path | None = None,
         addresses: Callable[[], Collection[str]] = local_addresses,
     ) -> None:
-        """`config` is the directory of the user's Docker configuration, for credentials of registries."""
+        """`config` is the directory of the user's Docker configuration, for credentials of registries.
+
+        `traits` are asked of the engine when they are not given.
+        """
         self._client = client
         self._installation = installation
+        self._traits = traits
         self._config = config
         self._addresses = addresses
         self._place: Place | None = None
@@ -170,9 +177,12 @@ class DockerDriver:
         yield replace(created, step=Step.STARTED, address=address or NOWHERE)
 
     async def poll(self, handle: Handle) -> Observation:
+        place = await self._find_place()
         with engine_errors("look at a sandbox"):
             shown = await self._show(handle)
-        return Observation(Life.GONE) if shown is None else observation(shown["State"])
+        if shown is None:
+            return Observation(Life.GONE)
+        return observation(shown["State"], told_of_memory=not place.traits.podman)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         container = self._client.containers.container(handle.reference)
@@ -239,7 +249,7 @@ class DockerDriver:
             return self._place
 
     async def _make_place(self) -> Place:
-        traits = await read_traits(self._client)
+        self._traits = traits = self._traits or await read_traits(self._client)
         if traits.podman:
             return Place(traits, podman_reach(traits), "", publish=traits.rootless or not traits.shares_kernel)
         network = await ensure_installation_network(self._client, self._installation, self._addressing)
@@ -282,6 +292,8 @@ class DockerDriver:
         )
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
+            if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
+                await self._client.volumes.create(labelled_home(spec, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:
