@@ -13,13 +13,12 @@ on other machines (their sandboxes could not call back).
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import os
 import tarfile
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import aiohttp
@@ -54,6 +53,7 @@ from cupola.drivers.docker_container import (
     has_unprivileged_user,
     home_name,
     inspected_address,
+    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -75,6 +75,7 @@ from cupola.drivers.docker_images import (
     wrong_architecture,
 )
 from cupola.drivers.docker_network import (
+    addressing_of,
     create_sandbox_network,
     docker_reach,
     ensure_installation_network,
@@ -82,7 +83,6 @@ from cupola.drivers.docker_network import (
     podman_reach,
     remove_installation_networks,
     remove_network,
-    subnet_of,
 )
 from cupola.errors import Conflict, StartFailed
 
@@ -111,8 +111,9 @@ async def connect(
     """The driver for the first engine that answers, or `DriverUnavailable` with what was tried and why."""
     environ = os.environ if environ is None else environ
     home = Path.home() if home is None else home
-    client = await open_engine(environ, home)
-    return DockerDriver(client, installation, config=docker_config_directory(environ, home))
+    client, traits = await open_engine(environ, home)
+    config = docker_config_directory(environ, home)
+    return DockerDriver(client, installation, traits=traits, config=config)
 
 
 class DockerDriver:
@@ -125,16 +126,21 @@ class DockerDriver:
         client: Docker,
         installation: str,
         *,
+        traits: EngineTraits | None = None,
         config: Path | None = None,
         addresses: Callable[[], Collection[str]] = local_addresses,
     ) -> None:
-        """`config` is the directory of the user's Docker configuration, for credentials of registries."""
+        """`config` is the directory of the user's Docker configuration, for credentials of registries.
+
+        `traits` are asked of the engine when they are not given.
+        """
         self._client = client
         self._installation = installation
+        self._traits = traits
         self._config = config
         self._addresses = addresses
         self._place: Place | None = None
-        self._subnet = ""
+        self._addressing: Mapping[str, Any] = {}
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
@@ -171,9 +177,12 @@ class DockerDriver:
         yield replace(created, step=Step.STARTED, address=address or NOWHERE)
 
     async def poll(self, handle: Handle) -> Observation:
+        place = await self._find_place()
         with engine_errors("look at a sandbox"):
             shown = await self._show(handle)
-        return Observation(Life.GONE) if shown is None else observation(shown["State"])
+        if shown is None:
+            return Observation(Life.GONE)
+        return observation(shown["State"], told_of_memory=not place.traits.podman)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         container = self._client.containers.container(handle.reference)
@@ -240,13 +249,11 @@ class DockerDriver:
             return self._place
 
     async def _make_place(self) -> Place:
-        traits = await read_traits(self._client)
+        self._traits = traits = self._traits or await read_traits(self._client)
         if traits.podman:
-            return Place(
-                traits, podman_reach(traits), "", publish=traits.rootless or not traits.shares_kernel
-            )
-        network = await ensure_installation_network(self._client, self._installation, self._subnet)
-        self._subnet = subnet_of(network)
+            return Place(traits, podman_reach(traits), "", publish=traits.rootless or not traits.shares_kernel)
+        network = await ensure_installation_network(self._client, self._installation, self._addressing)
+        self._addressing = addressing_of(network)
         gateway = gateway_of(network)
         reach = docker_reach(traits, gateway, await asyncio.to_thread(self._addresses))
         return Place(traits, reach, str(network["Id"]), publish=reach.bind != gateway)
@@ -285,6 +292,8 @@ class DockerDriver:
         )
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
+            if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
+                await self._client.volumes.create(labelled_home(spec, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:
@@ -300,8 +309,9 @@ class DockerDriver:
 
     async def _open_home(self, container: DockerContainer, home: str) -> None:
         """Makes a home writable for any user of the sandbox, as `/tmp` is. May be repeated."""
+        above = str(PurePosixPath(SANDBOX_HOME).parent)  # engines leave the mode of the place itself alone
         with engine_errors("make the home of a sandbox writable"):
-            await container.put_archive(SANDBOX_HOME, _open_directory())  # type: ignore[no-untyped-call]  # aiodocker
+            await container.put_archive(above, _open_home_archive())  # type: ignore[no-untyped-call]  # aiodocker
         self._opened_homes.add(home)
 
     async def _run(self, container: DockerContainer, image: str) -> None:
@@ -312,9 +322,7 @@ class DockerDriver:
                 if error.status == NO_ENGINE:
                     raise
                 if "network" in error.message and "not found" in error.message:
-                    self._place = (
-                        None  # removed by someone (docker network prune): the next start makes it anew
-                    )
+                    self._place = None  # removed by someone (docker network prune): the next start makes it anew
                 raise explain_start(image, error.message) from error
 
     # Looking
@@ -371,14 +379,14 @@ def _check_platform(image: str, found: Mapping[str, Any], traits: EngineTraits) 
         raise wrong_architecture(image, f"{system}/{architecture}", f"{traits.os}/{traits.architecture}")
 
 
-def _open_directory() -> bytes:
-    """An archive that holds nothing but the directory itself, writable for all."""
-    entry = tarfile.TarInfo("./")
+def _open_home_archive() -> bytes:
+    """An archive that holds nothing but the home itself, writable for all.
+
+    It ends with the two empty blocks that end an archive: Podman stops reading there, and takes more for an error.
+    """
+    entry = tarfile.TarInfo(PurePosixPath(SANDBOX_HOME).name)
     entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(entry)
-    return archive.getvalue()
+    return entry.tobuf() + bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _read_sockets(pid: int, container_id: str) -> str | None:

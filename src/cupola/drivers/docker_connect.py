@@ -31,8 +31,8 @@ ANSWER_TIMEOUT = 120.0
 """Seconds for any single answer of the engine but pulls and stops: disks of laptops can be that slow."""
 
 
-async def open_engine(environ: Mapping[str, str], home: Path) -> Docker:
-    """A client of the first engine that can be used; the caller closes it. Raises `DriverUnavailable`."""
+async def open_engine(environ: Mapping[str, str], home: Path) -> tuple[Docker, EngineTraits]:
+    """A client of the first engine that can be used, which the caller closes. Raises `DriverUnavailable`."""
     failures: list[tuple[Candidate, str]] = []
     for candidate in find_engines(environ, home):
         try:
@@ -46,7 +46,7 @@ async def read_traits(client: Docker) -> EngineTraits:
     return engine_traits(await client.version(), await client.system.info())
 
 
-async def _open(candidate: Candidate) -> Docker:
+async def _open(candidate: Candidate) -> tuple[Docker, EngineTraits]:
     if reason := explain_unsupported(candidate):
         raise DriverUnavailable(reason)
     try:
@@ -54,14 +54,13 @@ async def _open(candidate: Candidate) -> Docker:
     except ValueError as error:
         raise DriverUnavailable(str(error)) from error
     try:
-        await _check(client, candidate)
+        return client, await _check(client, candidate)
     except BaseException:
         await client.close()
         raise
-    return client
 
 
-async def _check(client: Docker, candidate: Candidate) -> None:
+async def _check(client: Docker, candidate: Candidate) -> EngineTraits:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             traits = await read_traits(client)
@@ -73,6 +72,7 @@ async def _check(client: Docker, candidate: Candidate) -> None:
         raise DriverUnavailable(
             "its sandboxes run on another machine and cannot reach this platform; use an engine here"
         )
+    return traits
 
 
 def _is_elsewhere(candidate: Candidate, traits: EngineTraits) -> bool:

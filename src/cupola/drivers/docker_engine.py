@@ -89,9 +89,7 @@ def _context(directory: Path, name: str, origin: str) -> list[Candidate]:
     return []
 
 
-def _usual_sockets(
-    environ: Mapping[str, str], home: Path, exists: Callable[[Path], bool]
-) -> Iterable[Candidate]:
+def _usual_sockets(environ: Mapping[str, str], home: Path, exists: Callable[[Path], bool]) -> Iterable[Candidate]:
     runtime = Path(environ["XDG_RUNTIME_DIR"]) if environ.get("XDG_RUNTIME_DIR") else None
     places = [
         (Path("/var/run/docker.sock"), "Docker"),
@@ -131,10 +129,7 @@ def explain_connection(reason: str) -> str:
     """Why one candidate did not answer, with its remedy."""
     lowered = reason.lower()
     if "permission denied" in lowered:
-        return (
-            "permission denied, add yourself to the docker group "
-            "(sudo usermod -aG docker $USER, then log in again)"
-        )
+        return "permission denied, add yourself to the docker group (sudo usermod -aG docker $USER, then log in again)"
     if "no such file" in lowered or "refused" in lowered:
         return f"nothing answers there, {HOW_TO_GET_ONE}"
     return reason
@@ -151,9 +146,7 @@ def explain_unsupported(candidate: Candidate) -> str | None:
     )
 
 
-def engine_traits(
-    version: Mapping[str, Any], info: Mapping[str, Any], *, kernel: str | None = None
-) -> EngineTraits:
+def engine_traits(version: Mapping[str, Any], info: Mapping[str, Any], *, kernel: str | None = None) -> EngineTraits:
     """Reads the engine's `/version` and `/info`."""
     kernel = os.uname().release if kernel is None and hasattr(os, "uname") else kernel
     components = [str(part.get("Name", "")) for part in version.get("Components") or ()]

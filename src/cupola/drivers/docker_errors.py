@@ -25,9 +25,7 @@ def engine_errors(doing: str) -> Iterator[None]:
     except DockerError as error:
         if error.status == NO_ENGINE:
             raise unreachable(error) from error
-        raise DriverUnavailable(
-            f"The container engine could not {doing}: {_remedied(error.message)}"
-        ) from error
+        raise DriverUnavailable(f"The container engine could not {doing}: {_remedied(error.message)}") from error
     except (TimeoutError, aiohttp.ClientError) as error:
         raise unreachable(error) from error
 

@@ -33,9 +33,11 @@ def gateway_of(network: Mapping[str, Any]) -> str:
     return next((str(part["Gateway"]) for part in configs if "." in part.get("Gateway", "")), "")
 
 
-def subnet_of(network: Mapping[str, Any]) -> str:
+def addressing_of(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What makes a network anew with the addresses of an inspected one."""
     configs = (network.get("IPAM") or {}).get("Config") or ()
-    return next((str(part["Subnet"]) for part in configs if "." in part.get("Subnet", "")), "")
+    kept = [{key: part[key] for key in ("Subnet", "Gateway") if key in part} for part in configs]
+    return {"Config": kept} if kept else {}
 
 
 def docker_reach(traits: EngineTraits, gateway: str, local_addresses: Iterable[str]) -> CallbackReach:
@@ -54,14 +56,16 @@ def podman_reach(traits: EngineTraits) -> CallbackReach:
     return CallbackReach(bind=bind, host=PODMAN_HOST_NAME)
 
 
-async def ensure_installation_network(client: Docker, installation: str, subnet: str) -> Mapping[str, Any]:
+async def ensure_installation_network(
+    client: Docker, installation: str, addressing: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Finds or makes the installation's own bridge, and returns its inspection.
 
-    `subnet` is where it was before, if it was: sandboxes know the platform by an address in it.
+    `addressing` is that of the time before, if there was one: the platform listens at its gateway.
     """
     name = network_name(installation)
     if not await _named(client, name):
-        await _create(client, name, {LABEL_INSTALLATION: installation}, NO_TALK_AMONG_SANDBOXES, subnet)
+        await _create(client, name, {LABEL_INSTALLATION: installation}, NO_TALK_AMONG_SANDBOXES, addressing)
     oldest, *others = await _named(client, name)
     for other in others:
         await remove_network(client, other["Id"])
@@ -72,7 +76,7 @@ async def create_sandbox_network(client: Docker, installation: str, sandbox_id: 
     """Makes the network of one sandbox, kept apart from all others; returns its name. May be repeated."""
     name = container_name(installation, sandbox_id)
     labels = {LABEL_INSTALLATION: installation, LABEL_SANDBOX: sandbox_id}
-    await _create(client, name, labels, KEPT_APART, "")
+    await _create(client, name, labels, KEPT_APART, {})
     return name
 
 
@@ -99,7 +103,7 @@ async def _named(client: Docker, name: str) -> list[Mapping[str, Any]]:
 
 
 async def _create(
-    client: Docker, name: str, labels: Mapping[str, str], options: Mapping[str, str], subnet: str
+    client: Docker, name: str, labels: Mapping[str, str], options: Mapping[str, str], addressing: Mapping[str, Any]
 ) -> None:
     config: dict[str, Any] = {
         "Name": name,
@@ -108,8 +112,8 @@ async def _create(
         "Labels": dict(labels),
         "Options": dict(options),
     }
-    if subnet:
-        config["IPAM"] = {"Config": [{"Subnet": subnet}]}
+    if addressing:
+        config["IPAM"] = dict(addressing)
     try:
         await client.networks.create(config)
     except DockerError as error:
