@@ -23,9 +23,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cupola-bench-") as scratch:
-        goals = list(_all(Path(scratch), core_only=arguments.core))
-    print_table(goals)
-    write_results(goals, arguments.results)
+        goals: list[Goal] = []
+        try:
+            for goal in _all(Path(scratch), core_only=arguments.core):
+                goals.append(goal)
+        finally:
+            print_table(goals)
+            write_results(goals, arguments.results)
 
 
 def _all(scratch: Path, *, core_only: bool) -> Iterator[Goal]:
