@@ -8,6 +8,7 @@ is closed in reverse.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -57,6 +58,8 @@ log = structlog.get_logger()
 
 _VERSION_PATIENCE = 300.0
 """Seconds that a request waits for the first version of its agent; less than the 600 s of the OpenAI client."""
+_YOUNG_OBJECTS = 20_000
+"""New objects between two collections of the youngest: a few hundred requests' worth, some megabytes at most."""
 _STOP_GRACE = 10.0
 """Seconds that sandboxes get when the whole platform stops; they do nothing for anybody then."""
 
@@ -172,9 +175,20 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None]) -> None
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
     async with running_platform(settings) as running:
+        _calm_the_garbage_collector()
         on_ready(running)
         await stop.wait()
         log.info("stopping")
+
+
+def _calm_the_garbage_collector() -> None:
+    """Takes what start-up has made out of every collection, and collects less often.
+
+    With the defaults, a fifth of the gateway's time at full load goes into walking modules and tables that never die.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
 
 
 @asynccontextmanager
