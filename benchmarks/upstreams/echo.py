@@ -1,9 +1,10 @@
 """The agent under the benchmarks: a server that costs next to nothing, so that what is before it shows.
 
-It runs as a bare process, as a code deployment and as an image, with nothing but the standard library (uvloop where
-it is installed). It answers any `POST` with one kilobyte of JSON, or, for a body of `{"events": N, "gap": SECONDS}`,
-with N server-sent events that carry the time at which they were written (CLOCK_MONOTONIC, one for all processes of a
-machine). It understands only the tame requests of a benchmark: one at a time, with a content-length.
+It runs as a bare process, as a code deployment and as an image, with nothing but the standard library (uvloop
+where it is installed). It answers any `POST` with one kilobyte of JSON, or, for a body of `{"events": N,
+"gap": SECONDS}`, with N server-sent events that carry the time at which they were written (CLOCK_MONOTONIC,
+one for all processes of a machine). It understands only the tame requests of a benchmark: one at a time, with
+a content-length.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ class EchoAgent(asyncio.Protocol):
             whole = end + 4 + content_length(self.buffer[:end])
             if len(self.buffer) < whole:
                 return
+            last = b"\r\nconnection: close" in self.buffer[:end].lower()
             body, self.buffer = self.buffer[end + 4 : whole], self.buffer[whole:]
             if body.startswith(b'{"events"'):
                 self.stream = asyncio.get_running_loop().create_task(self.write_events(json.loads(body)))
             else:
                 self.transport.write(ANSWER)
+                if last:
+                    self.transport.close()
 
     async def write_events(self, wish: dict[str, float]) -> None:
         self.transport.write(STREAM_HEAD)

@@ -78,3 +78,7 @@ def new_sandbox_id() -> str:
 
 def new_request_id() -> str:
     return secrets.token_hex(16)
+
+
+def new_invocation_id() -> str:
+    return "inv_" + secrets.token_hex(16)

@@ -22,7 +22,7 @@ _SECRET_KEY = re.compile(
     r"|identity_?header|connection_?string|(^|_)(token|sas|sig)$",
 )
 _SECRET_TEXTS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {REDACTED}"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*\d|\S{16})[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {REDACTED}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)*"), REDACTED),
     (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"), REDACTED),
     (
@@ -62,7 +62,10 @@ def configure(
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger("cupola").setLevel(severity)
+    # Libraries report their own steps as "info": that is for who debugs.
+    root.setLevel(severity if severity <= logging.DEBUG else max(severity, logging.WARNING))
     _route_uvicorn()
     structlog.configure(
         processors=[

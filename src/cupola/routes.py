@@ -24,6 +24,9 @@ from cupola.gateway.responses import Responses
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+OPEN = frozenset({"/cupola/health"})
+"""Paths that need no token."""
+
 OPENAI_BASES = (
     PROTOCOLS + "/openai/v1",
     PROTOCOLS + "/openai",
@@ -129,7 +132,7 @@ class _Raw:
 _LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")
 
 
-async def unknown_app(scope: Scope, receive: Receive, send: Send) -> None:
+async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
     path = scope["path"]
     parts = path.split("/")

@@ -20,7 +20,9 @@ from cupola.errors import SetupError
 class Settings(BaseSettings):
     """What an operator may choose."""
 
-    model_config = SettingsConfigDict(env_prefix="CUPOLA_", extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CUPOLA_", env_ignore_empty=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("cupola"))
     """Directory of everything that lasts: database, keys, homes, code, output. One platform per directory."""
@@ -86,5 +88,5 @@ def _read_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{path} is not valid TOML: {error}. Mend or remove the file.") from error

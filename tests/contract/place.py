@@ -96,10 +96,7 @@ SCRIPTS: Mapping[Agent, str] = {
     Agent.ECHO: SERVER + POLITE + LISTEN + ENDING,
     Agent.STUBBORN: SERVER + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LISTEN + ENDING,
     Agent.CRASH: (
-        "import sys\n"
-        "print('first line', flush=True)\n"
-        "print('second line', file=sys.stderr, flush=True)\n"
-        "sys.exit(3)\n"
+        "import sys\nprint('first line', flush=True)\nprint('second line', file=sys.stderr, flush=True)\nsys.exit(3)\n"
     ),
     Agent.EAT_MEMORY: SERVER + POLITE + LISTEN + ENDING,
     Agent.LOCAL_ONLY: SERVER + POLITE + LISTEN.replace("0.0.0.0", "127.0.0.1") + ENDING,

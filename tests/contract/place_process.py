@@ -1,4 +1,4 @@
-"""The process driver as a place for the contract tests, in the three ways in which it can keep sandboxes apart."""
+"""The process driver as a place for the contract tests, each way it keeps sandboxes apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 from cupola.drivers.base import LABEL_INSTALLATION, LABEL_SANDBOX, CodeSource, Driver, SandboxSpec, Source
@@ -23,12 +22,12 @@ class Processes:
     installation: str
     driver: Driver
     names_out_of_memory: bool
-    bubblewrap: Path | Literal["auto"] | None
+    variant: str
     name: str = "process"
     opened: list[Driver] = field(default_factory=list)
 
     async def restart(self) -> Driver:
-        driver = ProcessDriver(self.root / "state", self.installation, bubblewrap=self.bubblewrap)
+        driver = make_driver(self.root, self.installation, self.variant)
         self.opened.append(driver)
         return driver
 
@@ -62,16 +61,22 @@ class Processes:
         )
 
 
-@asynccontextmanager
-async def open_place(
-    tmp_path: Path, installation: str, bubblewrap: Path | Literal["auto"] | None = "auto"
-) -> AsyncIterator[Processes]:
-    """Everything that a test has left running is stopped at the end."""
-    driver = ProcessDriver(tmp_path / "state", installation, bubblewrap=bubblewrap)
-    surroundings = await driver.surroundings()
-    place = Processes(
-        tmp_path, installation, driver, "memory" in surroundings.limits, bubblewrap, opened=[driver]
+def make_driver(root: Path, installation: str, variant: str) -> ProcessDriver:
+    """The driver as it is here; `bare` without a box, `meagre` also without control groups."""
+    return ProcessDriver(
+        root / "state",
+        installation,
+        bubblewrap=None if variant else "auto",
+        groups=None if variant == "meagre" else "auto",
     )
+
+
+@asynccontextmanager
+async def open_place(tmp_path: Path, installation: str, variant: str = "") -> AsyncIterator[Processes]:
+    """Everything that a test has left running is stopped at the end."""
+    driver = make_driver(tmp_path, installation, variant)
+    surroundings = await driver.surroundings()
+    place = Processes(tmp_path, installation, driver, "memory" in surroundings.limits, variant, opened=[driver])
     try:
         yield place
     finally:

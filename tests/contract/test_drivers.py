@@ -36,13 +36,24 @@ async def _open(stack: AsyncExitStack, kind: str, tmp_path: Path) -> Place:
     try:
         module = importlib.import_module(f"tests.contract.place_{name}")
     except ModuleNotFoundError as error:
-        pytest.skip(f"there is no place for the {name} driver: {error}")
-    arguments = {"bubblewrap": None} if variant == "bare" else {}
-    place: Place = await stack.enter_async_context(module.open_place(tmp_path, installation, **arguments))
+        if error.name != f"tests.contract.place_{name}":
+            raise
+        pytest.skip(f"there is no place for the {name} driver")
+    variants = [variant] if variant else []
+    place: Place = await stack.enter_async_context(module.open_place(tmp_path, installation, *variants))
     return place
 
 
-@pytest.fixture(params=["fake", "process", "process-bare", pytest.param("docker", marks=pytest.mark.engine)])
+PLACES = [
+    "fake",
+    "process",
+    "process-bare",
+    "process-meagre",
+    pytest.param("docker", marks=pytest.mark.engine),
+]
+
+
+@pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """Each place in turn, empty at the beginning and at the end."""
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The control plane's versions: create from JSON or from a zip, list, get, delete, download (control-plane.md §2.2, §2.4)."""
+"""The control plane's versions: create (JSON or zip), list, get, delete, download (control-plane.md §2.2, §2.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The token endpoint, as App Service's managed identity has it (control-plane.md §5.3 route A, container-contract.md §2.3).
+"""The token endpoint, as App Service's managed identity has it.
+
+Sources: control-plane.md §5.3 route A, container-contract.md §2.3.
 
 Whoever holds the installation's identity header gets a client's token, whoever holds a sandbox's gets that sandbox's.
 Plain http, since the credentials ask there before they could know a certificate; it listens where only they are.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from cupola.cli import quick
-from cupola.cli.output import complain, exit_code
+from cupola.cli.output import Exit, complain, exit_code
 from cupola.errors import CupolaError
 
 
@@ -15,6 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         _dispatch(arguments)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        sys.exit(Exit.FAILED)
     except CupolaError as error:
         _raise_if_debugging(arguments)
         complain(error.message)

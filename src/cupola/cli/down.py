@@ -18,7 +18,7 @@ from cupola.errors import CupolaError
 from cupola.installation import lock_holder
 
 _LOOK_EVERY = 0.02
-_EXIT_PATIENCE = 1.0  # seconds: the lock is let go last; a zombie that no init waits for never disappears
+_EXIT_PATIENCE = 5.0  # seconds: the lock is let go last, what follows is the end of the interpreter
 
 
 def down(
@@ -67,8 +67,10 @@ def _wait(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def _gone(pid: int) -> bool:
+    """Whether it has ended; a zombie that nobody waits for (a container without an init) has."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return True
-    return False

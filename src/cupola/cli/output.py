@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any
+from typing import Any, TextIO
 
 from cupola.errors import (
     BadRequest,
@@ -31,6 +32,7 @@ class Exit(IntEnum):
     SETUP = 3
     NOT_RUNNING = 4
     REFUSED = 5
+    INTERRUPTED = 130  # as shells say it
 
 
 _SETUP = (SetupError, DriverUnavailable)
@@ -56,8 +58,13 @@ def exit_code(error: CupolaError) -> Exit:
 
 def complain(sentence: str) -> None:
     """One sentence on stderr; `up --detach` finds its child's by the prefix."""
-    prefix = "\x1b[1;31mcupola:\x1b[0m" if sys.stderr.isatty() else "cupola:"
-    print(f"{prefix} {sentence}", file=sys.stderr, flush=True)
+    print(f"{colored('cupola:', '1;31', sys.stderr)} {sentence}", file=sys.stderr, flush=True)
+
+
+def colored(text: str, code: str, stream: TextIO | None = None) -> str:
+    """`text` in a colour, on a terminal whose owner wants colours."""
+    stream = stream or sys.stdout
+    return f"\x1b[{code}m{text}\x1b[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def say(text: str) -> None:
@@ -73,5 +80,4 @@ def say_table(rows: Iterable[tuple[str, str]]) -> None:
     pairs = list(rows)
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        bold = f"\x1b[1m{value}\x1b[0m" if sys.stdout.isatty() else value
-        print(f"  {name:<{width}}  {bold}", flush=True)
+        print(f"  {name:<{width}}  {colored(value, '1')}", flush=True)

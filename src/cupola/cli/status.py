@@ -6,7 +6,7 @@ from typing import Any
 
 from cupola.cli.options import Output, OutputOption, StateDir
 from cupola.cli.output import say, say_json, say_table
-from cupola.cli.state_dir import chosen_state_dir
+from cupola.cli.state_dir import chosen_state_dir, running_in
 from cupola.installation import Running
 
 _COUNTS = ("agents", "versions", "sessions", "sandboxes")
@@ -17,6 +17,7 @@ def status(state_dir: StateDir = None, output: OutputOption = Output.TEXT) -> No
     from cupola.client import Client
 
     directory = chosen_state_dir(state_dir)
+    running_in(directory)
     client = Client.of(directory)
     counts = client.get("/cupola/status")
     running, uptime = client.running, client.running.uptime()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import typer
 
 from cupola.cli.options import Output, OutputOption, StateDir
 from cupola.cli.output import complain, say, say_json, say_table
-from cupola.cli.state_dir import state_dir_arguments
+from cupola.cli.state_dir import shown_arguments
 from cupola.errors import CupolaError, SetupError
 from cupola.installation import Layout, Running, lock_holder, make_state_dir, read_running
 
@@ -98,8 +97,7 @@ def announce(running: Running, state_dir: Path, output: Output) -> None:
             ("state", str(state_dir)),
         ]
     )
-    arguments = state_dir_arguments(state_dir, os.environ.get("CUPOLA_STATE_DIR"))
-    say(f'Next: eval "$(cupola env{arguments})"')
+    say(f'Next: eval "$(cupola env{shown_arguments(state_dir)})"')
 
 
 def command(given: dict[str, Any], state_dir: Path) -> list[str]:

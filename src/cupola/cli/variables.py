@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from cupola.cli.output import complain
-from cupola.cli.state_dir import state_dir_arguments
-from cupola.installation import Layout, NotRunning, Running, read_running
+from cupola.cli.state_dir import running_in
+from cupola.installation import Layout, Running
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOCAL = ("localhost", "127.0.0.1")
@@ -32,10 +32,7 @@ class Format(StrEnum):
 
 def variables_of(state_dir: Path, project: str | None) -> dict[str, str]:
     """The variables for the platform that runs with `state_dir`. Raises NotRunning."""
-    running, layout = read_running(state_dir), Layout(state_dir)
-    if running is None:
-        arguments = state_dir_arguments(state_dir, os.environ.get("CUPOLA_STATE_DIR"))
-        raise NotRunning(f"No platform runs with state directory {state_dir}: start one with `cupola up{arguments}`.")
+    running, layout = running_in(state_dir), Layout(state_dir)
     return client_variables(
         running, layout.bundle, layout.identity_header.read_text().strip(), project=project, environment=os.environ
     )

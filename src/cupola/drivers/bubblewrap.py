@@ -1,10 +1,10 @@
 """Puts a process into a file system and process space of its own with bubblewrap.
 
-The sandbox sees the system's programs and libraries, the part of `/etc` that name look-up, certificates and users
-need, the interpreter, its own code and its own home; nothing of the state directory, the user's home or other
-processes. It shares the host's network: see `process.py`. Capabilities are dropped and cannot be regained.
+The sandbox sees the system's programs and libraries, the part of `/etc` that name look-up, certificates and
+users need, the interpreter, its own code and its own home; nothing of the state directory, the user's home or
+other processes. It shares the host's network: see `process.py`. Capabilities are dropped for good.
 
-It does not die with the platform (`--die-with-parent` is left out on purpose): a restarted platform adopts it.
+It does not die with the platform (no `--die-with-parent`): a restarted platform adopts it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ETC = (
     "services",
     "timezone",
 )
-"""What programs look for in `/etc`; the rest can hold secrets, and a platform run by root could read them all."""
+"""What programs look for in `/etc`; the rest can hold secrets, which root could read."""
 
 CERTIFICATES = ("certs", "cert.pem", "openssl.cnf")
 """What of `/etc/ssl` is public; `private` is not."""
@@ -54,7 +54,7 @@ CERTIFICATES = ("certs", "cert.pem", "openssl.cnf")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What one sandbox sees beside the system: paths to read, its home, where it starts, and what it trusts."""
+    """What one sandbox sees beside the system: paths to read, its home, where it starts, what it trusts."""
 
     readable: tuple[Path, ...]
     directory: Path
@@ -108,9 +108,9 @@ def interpreter_paths(command: Sequence[str], private: Iterable[Path]) -> tuple[
         prefix = path.parent.parent if path.parent.name == "bin" else path
         if any(one.is_relative_to(prefix) for one in private):
             prefix = path
-        if not any(
-            prefix.is_relative_to(shown) for shown in (*SYSTEM, *MERGED, *map(str, found))
-        ) and prefix != Path("/"):
+        if not any(prefix.is_relative_to(shown) for shown in (*SYSTEM, *MERGED, *map(str, found))) and prefix != Path(
+            "/"
+        ):
             found.append(prefix)
     return tuple(found)
 

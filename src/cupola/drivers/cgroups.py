@@ -1,8 +1,8 @@
 """Enforces memory, cpu and process limits on child processes through Linux control groups.
 
-A group is made per sandbox in whichever hierarchies this process may write to: version 2, version 1, or the mixture
-of both that some systems mount. The functions that look after an existing group take its paths, not the way it was
-made, because a later server may find other hierarchies than the one that made the group.
+A group is made per sandbox in whichever hierarchies this process may write to: version 2, version 1, or the
+mixture of both that some systems mount. The functions that look after an existing group take its paths, not
+the way it was made, because a later server may find other hierarchies than the one that made the group.
 
 Left out: systemd's bus interface (it would enforce limits for users without write access, at the price of a
 daemon that many containers do not have) and io limits.
@@ -118,7 +118,7 @@ def find(proc: Path = Path("/proc/self")) -> list[Hierarchy]:
 
 
 def _delegated(point: Path, own: str) -> list[Hierarchy]:
-    """The topmost group of version 2, from the mount down to our own, that hands controllers to groups we make.
+    """The topmost group of version 2, from the mount down to our own, that hands controllers to new groups.
 
     Topmost, because a group that holds processes may not hand out controllers: our own group never can.
     """
@@ -133,13 +133,19 @@ def _delegated(point: Path, own: str) -> list[Hierarchy]:
 
 
 def _handed_out(group: Path) -> frozenset[str]:
-    control = group / "cgroup.subtree_control"
-    for controller in WANTED:
+    """What the group's children are given, after asking for what is missing and could be."""
+    control, wanted = group / "cgroup.subtree_control", frozenset(WANTED)
+    for controller in sorted((wanted & _words(group / "cgroup.controllers")) - _words(control)):
         with contextlib.suppress(OSError):
             control.write_text(f"+{controller}")
-    with contextlib.suppress(OSError):
-        return frozenset(control.read_text().split()) & frozenset(WANTED)
-    return frozenset()
+    return wanted & _words(control)
+
+
+def _words(file: Path) -> frozenset[str]:
+    try:
+        return frozenset(file.read_text().split())
+    except OSError:
+        return frozenset()
 
 
 def _writable(group: Path) -> bool:
@@ -152,13 +158,11 @@ def joining(paths: Sequence[Path]) -> str:
 
 
 def works(cgroups: Cgroups, name: str) -> bool:
-    """Whether a group can really be made and joined: rights on a parent can forbid what `find` could not see."""
+    """Whether a group can really be made and joined: rights on a parent can forbid it."""
     paths = cgroups.paths(name)
     try:
         cgroups.create(name, Limits(memory=64 << 20, cpu=1.0))
-        tried = subprocess.run(
-            ["/bin/sh", "-c", joining(paths)], capture_output=True, timeout=10, check=False
-        )
+        tried = subprocess.run(["/bin/sh", "-c", joining(paths)], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
     else:

@@ -1,8 +1,8 @@
 """A driver without processes, for tests of everything above the drivers: it fails exactly as it is told.
 
-A fake sandbox is a small HTTP/1.1 server in this process, on a real socket. What it does is a `Behaviour`, chosen per
-source. The `FakePlace` holds the sandboxes and homes and outlives its drivers, as a container engine outlives the
-server: a second `FakeDriver` over the same place is a server after a restart.
+A fake sandbox is a small HTTP/1.1 server in this process, on a real socket. What it does is a `Behaviour`,
+chosen per source. The `FakePlace` holds the sandboxes and homes and outlives its drivers, as a container
+engine outlives the server: a second `FakeDriver` over the same place is a server after a restart.
 
 Left out of its HTTP: pipelining, trailers, 100-continue and upgrades.
 """
@@ -77,11 +77,12 @@ class Moment(StrEnum):
 class Behaviour:
     """How the sandboxes of one source behave.
 
-    `fails` is raised in the step that its phase names: validate, pull and build by `prepare`, create and start by
-    `start`. `hangs` waits for `released` (for ever, without one). `readiness` is the status of `GET /readiness`,
-    None to never answer. `exit_code` ends the sandbox as soon as it has started, `out_of_memory` with the kernel's
-    signal. A `wrong_port` is listened to beside the one that is asked; a `local_only` sandbox says it bound
-    127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores SIGTERM.
+    `fails` is raised in the step that its phase names: validate, pull and build by `prepare`, create and
+    start by `start`. `hangs` waits for `released` (for ever, without one). `readiness` is the status of
+    `GET /readiness`, None to never answer. `exit_code` ends the sandbox as soon as it has started,
+    `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked; a `local_only`
+    sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
+    SIGTERM.
     """
 
     fails: StartFailed | None = None
@@ -242,16 +243,14 @@ class FakeSandbox:
 
 
 async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:
-    """The next request of a connection, of which `early` was read already; None when the peer has closed it."""
+    """The next request of a connection, of which `early` was read already; None when the peer is gone."""
     try:
         head = early + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     start, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     method, path, _ = start.split(" ", 2)
-    headers = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("transfer-encoding", "").lower() == "chunked":
         body = await _read_chunks(reader)
     else:
@@ -291,7 +290,7 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 
 
 class FakePlace:
-    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session label."""
+    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session."""
 
     def __init__(self, behaviour: Choice | None = None) -> None:
         self.behaviour: Choice = behaviour or Behaviour()

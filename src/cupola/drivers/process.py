@@ -1,9 +1,10 @@
 """Runs code deployments as child processes: what works with nothing but Python.
 
-Each sandbox is a process session of its own with its own HOME, a port of its own on 127.0.0.1, and an environment that
-holds nothing of ours. Where bubblewrap works it also has its own file system, /tmp and process space. Output goes
-straight to a file, and all that we know of a sandbox stands in one small JSON file that is written before the
-process starts; so sandboxes outlive a killed server and the next one adopts them, and this driver keeps nothing in memory.
+Each sandbox is a process session of its own with its own HOME, a port of its own on 127.0.0.1, and an
+environment that holds nothing of ours. Where bubblewrap works it also has its own file system, /tmp and
+process space. Output goes straight to a file, and all that we know of a sandbox stands in one small JSON file
+that is written before the process starts; so sandboxes outlive a killed server and the next one adopts them,
+and this driver keeps nothing in memory.
 
 Limits hold where control groups are writable. Elsewhere a process may map no more than `memory` bytes of
 private memory (per process, by `ulimit -d`), and cpu is not limited.
@@ -22,6 +23,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -112,23 +114,31 @@ class Surroundings:
 class ProcessDriver:
     """The `Driver` for child processes; see the module for what it promises.
 
-    `root` holds homes, output and the files about sandboxes. `bubblewrap` is where that program lies, `"auto"` to
-    use it if it is there and works, None to do without.
+    `root` holds homes, output and the files about sandboxes. `bubblewrap` is where that program lies,
+    `"auto"` to use it if it is there and works, None to do without; `groups` likewise for control groups.
     """
 
     name = "process"
 
     def __init__(
-        self, root: Path, installation: str, *, bubblewrap: Path | Literal["auto"] | None = "auto"
+        self,
+        root: Path,
+        installation: str,
+        *,
+        bubblewrap: Path | Literal["auto"] | None = "auto",
+        groups: Literal["auto"] | None = "auto",
     ) -> None:
         self._root = root.absolute()
         self._installation = installation
         self._bubblewrap = bubblewrap
+        self._groups = groups
         self._surroundings: Surroundings | None = None
         self._looking = asyncio.Lock()
+        self._reserving = asyncio.Lock()
+        self._filing = threading.Lock()
 
     async def surroundings(self) -> Surroundings:
-        """What this machine offers, found out once; for starts, and for people who ask how sandboxes are kept apart."""
+        """What this machine offers, found out once; also to tell people how sandboxes are kept apart."""
         async with self._looking:
             if self._surroundings is None:
                 self._surroundings = await asyncio.to_thread(self._look_around)
@@ -153,7 +163,8 @@ class ProcessDriver:
             raise _needs_an_engine(spec.source)
         surroundings = await self.surroundings()
         try:
-            record = await asyncio.to_thread(self._reserve, spec, surroundings)
+            async with self._reserving:
+                record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
                 f"The sandbox's directories in {self._root} could not be made: {error}.", phase="create"
@@ -166,6 +177,9 @@ class ProcessDriver:
         yield self._handle(record)
 
     async def poll(self, handle: Handle) -> Observation:
+        record = self._read(handle.reference)
+        if record is not None and record.process is None:
+            return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
 
     async def stop(self, handle: Handle, grace: float) -> None:
@@ -227,10 +241,12 @@ class ProcessDriver:
                 return replace(record, process=_identity(min(marked, key=lambda one: one.create_time()).pid))
         return record
 
+    def _known(self) -> Sequence[str]:
+        return sorted(file.stem for file in (self._root / "sandboxes").glob("*.json"))
+
     def _records(self) -> Sequence[Record]:
         found = []
-        for file in sorted((self._root / "sandboxes").glob("*.json")):
-            record = self._read_found(file.stem)
+        for record in map(self._read_found, self._known()):
             if record is not None and record.labels.get(LABEL_INSTALLATION) == self._installation:
                 found.append(record)
         return found
@@ -258,14 +274,15 @@ class ProcessDriver:
             for name in ("homes", "output", "sandboxes"):
                 (self._root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise DriverUnavailable(
-                f"The state directory {self._root} cannot be written: {error}."
-            ) from error
-        found = cgroups.choose(cgroups.find())
-        if not found.serving or not cgroups.works(found, f"cupola-try-{os.getpid()}-{time.monotonic_ns()}"):
-            found = cgroups.Cgroups()
+            raise DriverUnavailable(f"The state directory {self._root} cannot be written: {error}.") from error
         system = tuple(bwrap.system_mounts())
-        return Surroundings(self._find_bubblewrap(system), system, found)
+        return Surroundings(self._find_bubblewrap(system), system, self._find_groups())
+
+    def _find_groups(self) -> cgroups.Cgroups:
+        found = cgroups.choose(cgroups.find()) if self._groups == "auto" else cgroups.Cgroups()
+        if found.serving and cgroups.works(found, f"cupola-try-{os.getpid()}-{time.monotonic_ns()}"):
+            return found
+        return cgroups.Cgroups()
 
     def _find_bubblewrap(self, system: Sequence[str]) -> Path | None:
         if self._bubblewrap == "auto":
@@ -274,29 +291,25 @@ class ProcessDriver:
         if self._bubblewrap is not None and not bwrap.works(self._bubblewrap, system):
             raise DriverUnavailable(
                 f"{self._bubblewrap} does not work here: it is missing, or user namespaces are forbidden "
-                "(on Debian and Ubuntu: sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap)."
+                "(Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu: an AppArmor profile for bwrap)."
             )
         return self._bubblewrap
 
     def _reserve(self, spec: SandboxSpec, surroundings: Surroundings) -> Record:
         self._home(spec.home).mkdir(mode=0o700, exist_ok=True)
-        taken = {record.port for record in self._records()}
+        taken = {record.port for record in map(self._read, self._known()) if record is not None}
         record = Record(
             sandbox_id=spec.sandbox_id,
             labels=dict(spec.labels),
             port=_free_port(taken),
             boxed=surroundings.bubblewrap is not None,
-            groups=tuple(
-                map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))
-            ),
+            groups=tuple(map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))),
         )
         self._output(spec.sandbox_id).touch(mode=0o600)
         self._write(record)
         return record
 
-    def _spawn(
-        self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings
-    ) -> Record:
+    def _spawn(self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings) -> Record:
         """Starts the process and writes it down in one go, so that no cancellation comes between."""
         surroundings.cgroups.create(
             f"cupola-{self._installation}-{spec.sandbox_id}", cgroups.Limits(spec.memory, spec.cpu)
@@ -372,8 +385,9 @@ class ProcessDriver:
         """Keeps how a process ended: its parent learns that once only."""
         killed = exit_code in (None, 128 + signal.SIGKILL) and cgroups.out_of_memory(record.group_paths)
         record = replace(record, ended=True, exit_code=exit_code, out_of_memory=killed)
-        with contextlib.suppress(OSError):
-            self._write(record)
+        with self._filing, contextlib.suppress(OSError):
+            if self._file(record.sandbox_id).exists():  # else it is being stopped
+                self._write(record)
         return record
 
     async def _ask_to_end(self, record: Record, grace: float) -> None:
@@ -391,14 +405,15 @@ class ProcessDriver:
             time.sleep(TICK)
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
-        self._file(record.sandbox_id).unlink(missing_ok=True)
+        with self._filing:
+            self._file(record.sandbox_id).unlink(missing_ok=True)
 
 
 def _needs_an_engine(source: ImageSource) -> StartFailed:
     return StartFailed(
-        f"The image {source.image!r} needs a container engine, and none is in use here. Install one and start Cupola "
-        "again (Debian and Ubuntu: apt install docker.io, or podman; macOS and Windows: Docker Desktop or Podman "
-        "Desktop), or deploy the agent's code as a zip (code_configuration).",
+        f"The image {source.image!r} needs a container engine, and none is in use here. Install one and "
+        "start Cupola again (Debian and Ubuntu: apt install docker.io, or podman; macOS and Windows: "
+        "Docker Desktop or Podman Desktop), or deploy the agent's code as a zip (code_configuration).",
         phase="validate",
         code="ImageError",
     )
@@ -485,7 +500,7 @@ def _look_at(record: Record) -> tuple[bool, int | None]:
 
 
 def _tell(record: Record) -> bool:
-    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes no signals on."""
+    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes none on."""
     try:
         process = psutil.Process(record.pid)
         for _ in range(2 if record.boxed else 0):
@@ -553,9 +568,7 @@ def _listeners(record: Record) -> Sequence[Listener] | None:
             continue
         except (psutil.Error, OSError):
             return None
-        found.update(
-            (one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN
-        )
+        found.update((one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN)
     return [Listener(host, port) for host, port in sorted(found)]
 
 

@@ -5,10 +5,10 @@ Body fields and headers of similar names pass through untouched (control-plane.m
 
 from __future__ import annotations
 
-import uuid
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote_plus
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,9 +17,12 @@ from cupola.gateway.carry import Carrier
 from cupola.gateway.proxy import caller_body
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.upstream import Body
+from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
 
 _REMEMBERED = 10_000
+_SESSION = re.compile(rb"(?:^|&)agent_session_id=([^&]*)")
+_FOR_GATEWAY = (b"api-version=", b"agent_session_id=")
 
 
 class Invocations:
@@ -32,7 +35,7 @@ class Invocations:
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST invocations`."""
-        await self._pass(scope, receive, send, "/invocations", invocation_id=str(uuid.uuid4()))
+        await self._pass(scope, receive, send, "/invocations", invocation_id=new_invocation_id())
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/{id}`."""
@@ -91,7 +94,7 @@ class Invocations:
             live,
             lambda: find(serving),
             method=scope["method"],
-            target=f"{path}?{_query(scope, serving)}".encode(),
+            target=path.encode() + b"?" + _query(scope, serving),
             headers=headers,
             body=await _body(scope, receive),
             scope=scope,
@@ -107,19 +110,15 @@ class Invocations:
 
 
 def _session_of(scope: Scope) -> str | None:
-    if b"agent_session_id=" not in scope["query_string"]:
-        return None
-    return next((v for k, v in _pairs(scope) if k == "agent_session_id"), None) or None
+    match = _SESSION.search(scope["query_string"])
+    return unquote_plus(match[1].decode("latin-1")) or None if match is not None else None
 
 
-def _pairs(scope: Scope) -> list[tuple[str, str]]:
-    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-
-
-def _query(scope: Scope, session_id: str) -> str:
-    """The caller's query without what was meant for the gateway, with the session that serves it."""
-    others = [(k, v) for k, v in _pairs(scope) if k not in ("api-version", "agent_session_id")]
-    return urlencode([*others, ("agent_session_id", session_id)])
+def _query(scope: Scope, session_id: str) -> bytes:
+    """The caller's query as it came, without what was meant for the gateway, with the session that serves it."""
+    query: bytes = scope["query_string"]
+    kept = [part for part in query.split(b"&") if part and not part.startswith(_FOR_GATEWAY)]
+    return b"&".join([*kept, b"agent_session_id=" + session_id.encode()])
 
 
 async def _body(scope: Scope, receive: Receive) -> Body:

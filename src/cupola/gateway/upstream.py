@@ -211,6 +211,7 @@ class _Connection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_headless",
+        "_lasts",
         "_loop",
         "_parser",
         "_paused",
@@ -236,6 +237,7 @@ class _Connection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._head_bytes = 0
         self._headless = False
+        self._lasts = False
         self._excess = False
         self._paused = False
         self._sent = False
@@ -418,6 +420,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reply = self._reply
         if reply is not None and reply.status and not self._excess:
+            self._lasts = self._parser.should_keep_alive()  # the parser knows it now only
             reply.finish()
 
     def _release(self) -> None:
@@ -429,7 +432,7 @@ class _Connection(asyncio.Protocol):
             self._sent
             and not self._excess
             and not self._headless  # the parser waits for a body that does not come
-            and self._parser.should_keep_alive()
+            and self._lasts
             and not self._transport.get_write_buffer_size()
             and not self._transport.is_closing()
         ):
@@ -441,17 +444,18 @@ class _Connection(asyncio.Protocol):
         if reply.status:
             return SandboxLost("The agent's container closed the connection in the middle of its reply.")
         sentence = "The agent's container closed the connection before it answered; its log says why."
-        soon = self._loop.time() - self._started < STALE_SECONDS
+        soon = self._loop.time() - self._started < self._pool.stale_seconds
         return _Stale(sentence) if self._used and soon and not self._head_bytes else SandboxLost(sentence)
 
 
 class _Pool:
     """The open connections to one address."""
 
-    __slots__ = ("address", "forgotten", "host", "idle", "open")
+    __slots__ = ("address", "forgotten", "host", "idle", "open", "stale_seconds")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, stale_seconds: float) -> None:
         self.address = address
+        self.stale_seconds = stale_seconds
         self.host = _host(address)
         self.idle: list[_Connection] = []
         self.open: set[_Connection] = set()
@@ -491,8 +495,9 @@ class _Pool:
 class Upstream:
     """Carries requests to sandboxes over connections that it keeps open between them."""
 
-    def __init__(self, *, connect_timeout: float = 5.0) -> None:
+    def __init__(self, *, connect_timeout: float = 5.0, stale_seconds: float = STALE_SECONDS) -> None:
         self._connect_timeout = connect_timeout
+        self._stale_seconds = stale_seconds
         self._pools: dict[Address, _Pool] = {}
 
     async def request(
@@ -506,7 +511,7 @@ class Upstream:
         """
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = _Pool(address)
+            pool = self._pools[address] = _Pool(address, self._stale_seconds)
         if not isinstance(body, bytes):
             # It cannot be sent twice: it goes over a connection that cannot be stale.
             length = find(headers, b"content-length")

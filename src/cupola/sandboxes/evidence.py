@@ -96,7 +96,7 @@ def _sentence(
     if answered is not None:
         return (
             f"GET /readiness on port {port} answered {answered} for {timeout:g} s, never 200. "
-            "The agent says that it is not ready; its last log lines are below."
+            f"The agent says that it is not ready{_see(log)}."
         )
     if listeners is not None:
         found = _of_listeners(listeners, port, timeout, loopback_answers)
@@ -105,7 +105,7 @@ def _sentence(
     last = probes[-1].outcome if probes else "nothing was asked"
     return (
         f"The agent did not answer GET /readiness on port {port} within {timeout:g} s ({last}). "
-        "If its start takes longer, raise CUPOLA_READY_TIMEOUT; its last log lines are below."
+        "If its start takes longer, raise CUPOLA_READY_TIMEOUT" + _see(log) + "."
     )
 
 
@@ -128,7 +128,11 @@ def _of_exit(observation: Observation, log: Sequence[str]) -> str:
         return f"{ended}: it was killed. If it needs more memory than its limit, raise 'memory' in the definition."
     if code == 0:
         return f"{ended} before it was ready: the start command must keep serving, not return."
-    return f"{ended} before it was ready; its last log lines are below."
+    return f"{ended} before it was ready{_see(log)}."
+
+
+def _see(log: Sequence[str]) -> str:
+    return "; its last log lines are in 'log'" if log else "; it has written nothing to its output"
 
 
 def _is_exception(line: str) -> bool:

@@ -17,6 +17,7 @@ _FIRST_PAUSE = 0.005
 _LAST_PAUSE = 0.1
 _GROWTH = 1.3
 _LOOK_EVERY = 0.25
+_CONNECT_TIMEOUT = 0.5
 _KEPT = 20
 
 
@@ -30,21 +31,29 @@ class ProbeResult:
 
 
 async def probe_once(address: Address, timeout: float) -> str:
-    """The status of one `GET /readiness` (`"200"`), or in words why there was none."""
+    """The status of one `GET /readiness` (`"200"`), or in words why there was none.
+
+    A sandbox that has ended takes its address with it, and connecting then hangs: it gets less time than the answer.
+    """
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(min(timeout, _CONNECT_TIMEOUT)):
             reader, writer = await asyncio.open_connection(address.host, address.port)
-            try:
-                writer.write(b"GET /readiness HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n")
-                line = await reader.readline()
-            finally:
-                writer.close()
     except TimeoutError:
-        return "no answer in time"
+        return "no connection in time"
     except ConnectionRefusedError:
         return "connection refused"
     except OSError as error:
         return f"connection failed: {error.strerror or error}"
+    try:
+        async with asyncio.timeout(timeout):
+            writer.write(b"GET /readiness HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+    except TimeoutError:
+        return "no answer in time"
+    except (OSError, ValueError) as error:
+        return f"connection broken: {error}"
+    finally:
+        writer.close()
     parts = line.split(None, 2)
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
         return "connection closed without an HTTP answer" if not line else "not an HTTP answer"

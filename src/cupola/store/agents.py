@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, false, func, select
+from sqlalchemy.exc import IntegrityError
 
 from cupola.agents import Agent, AgentVersion, Definition, Failure, Phase, VersionRule, VersionStatus
+from cupola.errors import Conflict
 from cupola.store.paging import Page, PageOf, fetch_page
 from cupola.store.statements import upsert
 from cupola.store.tables import agents, versions
@@ -90,7 +92,10 @@ def put_version(conn: Connection, version: AgentVersion) -> None:
         "draft": version.draft,
         "warnings": list(version.warnings),
     }
-    upsert(conn, versions, row, _VERSION_KEYS)
+    try:
+        upsert(conn, versions, row, _VERSION_KEYS)
+    except IntegrityError as error:
+        raise Conflict(f"Agent {version.agent} was deleted; create it again before its version.") from error
 
 
 def delete_version(conn: Connection, project: str, agent: str, version: str) -> bool:

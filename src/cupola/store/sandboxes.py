@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, select
+from sqlalchemy.exc import IntegrityError
 
+from cupola.errors import Conflict
 from cupola.sessions import Observed, Sandbox
 from cupola.store.statements import upsert
 from cupola.store.tables import sandboxes
@@ -38,7 +40,10 @@ def put_sandbox(conn: Connection, sandbox: Sandbox) -> None:
         "handle": None if sandbox.handle is None else dict(sandbox.handle),
         "observed": sandbox.observed.value,
     }
-    upsert(conn, sandboxes, row, ("id",))
+    try:
+        upsert(conn, sandboxes, row, ("id",))
+    except IntegrityError as error:
+        raise Conflict(f"Session {sandbox.session} of agent {sandbox.agent} has a sandbox already.") from error
 
 
 def delete_sandbox(conn: Connection, id: str) -> bool:

@@ -48,7 +48,7 @@ class Writer:
         self._submitted = 0
         self._settled = 0
         self._closed = False
-        # Not a daemon's own end: `aclose` flushes. A daemon only so that a server that crashes can exit.
+        # A daemon, so that a server which never came to `aclose` can still exit.
         self._thread = threading.Thread(target=self._run, name="cupola-store", daemon=True)
         self._thread.start()
 
@@ -116,7 +116,7 @@ class Writer:
         try:
             order.result = order.change(self._conn)
         except Exception as error:
-            order.error = sqlite.explain(error, self._path)
+            order.error = _awaitable(sqlite.explain(error, self._path))
             if self._raw.in_transaction:
                 self._raw.execute("ROLLBACK TO change")
         if self._raw.in_transaction:
@@ -128,6 +128,15 @@ class Writer:
                 self._raw.execute("ROLLBACK")
         except Exception:
             _log.exception("store_rollback_failed", database=str(self._path))
+
+
+def _awaitable(error: BaseException) -> BaseException:
+    """A future refuses StopIteration, and would leave its caller waiting."""
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError("A change raised StopIteration.")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _fail_all(orders: Iterable[Order], error: BaseException | None) -> None:

@@ -37,6 +37,7 @@ class Tokens:
         self._secret = secret
         self._clock = clock
         self._callers: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
+        self._call_ids: OrderedDict[Call, str] = OrderedDict()
 
     def mint_client(self, principal: str = LOCAL_PRINCIPAL) -> tuple[str, int]:
         """A token for a local client, and when it expires (unix seconds)."""
@@ -88,8 +89,14 @@ class Tokens:
 
     def call_id(self, call: Call) -> str:
         """A call id that carries what it stands for, signed: it stays valid without a row."""
+        known = self._call_ids.get(call)
+        if known is not None:
+            return known
         payload = base64.urlsafe_b64encode(orjson.dumps([call.user, call.agent, call.session])).rstrip(b"=").decode()
-        return f"call_{payload}.{self._sign('call', payload)[:32]}"
+        made = self._call_ids[call] = f"call_{payload}.{self._sign('call', payload)[:32]}"
+        if len(self._call_ids) > _REMEMBERED:
+            self._call_ids.popitem(last=False)
+        return made
 
     def call(self, call_id: str) -> Call:
         """What a call id stands for. Raises Forbidden for one that we did not make."""

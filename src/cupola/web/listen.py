@@ -77,6 +77,7 @@ class Listener:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_DRAIN,
             ssl_certfile=None if certificate is None else str(certificate.certificate),

@@ -1,7 +1,8 @@
 """The proxy core alone, under uvicorn: what the gateway would cost if it had nothing else to do.
 
-A pure ASGI application with a token check and a session look-up in memory in front of `gateway.proxy.forward`.
-Started by `benchmarks/gateway.py`, which names the upstream, the token and the session in the environment.
+A pure ASGI application with a token check and a session look-up in memory in front of
+`gateway.proxy.forward`. Started by `benchmarks/gateway.py`, which names the upstream, the token and the
+session in the environment.
 """
 
 from __future__ import annotations

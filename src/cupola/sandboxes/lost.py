@@ -1,0 +1,48 @@
+"""Responses whose sandbox went away: nobody will finish them, so they end `failed` with the reason.
+
+The adapters leave a response `in_progress` for ever when they are killed (container-contract.md §1); the platform
+reaps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from cupola.conversations import StoredResponse, failed_body
+from cupola.sandboxes.live import SessionKey
+from cupola.sessions import Session
+from cupola.store import Store
+from cupola.store import responses as rows
+
+
+class LostResponses:
+    """Ends what was running. `clock` gives unix seconds."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def sandbox_ended(self, session: Session, reason: str) -> None:
+        """A sandbox ended by itself while it served `session`."""
+
+        def change(conn: Any) -> None:
+            for response in rows.in_progress_responses(conn, [session.key]):
+                self._fail(conn, response, reason)
+
+        await self._store.write(change)
+
+    async def platform_restarted(self, adopted: Collection[SessionKey]) -> None:
+        """After a restart nobody waits for foreground responses, and only adopted sandboxes finish background ones."""
+
+        def change(conn: Any) -> None:
+            for response in rows.in_progress_responses(conn, None):
+                key = (response.project, response.agent, response.session or "")
+                if not (response.background and key in adopted):
+                    self._fail(conn, response, "The platform was restarted while this response was running.")
+
+        await self._store.write(change)
+
+    def _fail(self, conn: Any, response: StoredResponse, reason: str) -> None:
+        rows.save_response(conn, replace(response, body=failed_body(response.body, reason, self._clock())))

@@ -1,0 +1,217 @@
+"""A whole platform in-process: real store, real gateway, fake sandboxes; no socket of its own.
+
+`PlatformUnderTest.restart()` is what SIGKILL and a new start are to the parts above the drivers: the store's file and
+the fake sandboxes stay, everything in memory is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from starlette.types import ASGIApp, Message, Scope
+
+from cupola.app import Finders, Platform, callback_apps
+from cupola.drivers.base import LABEL_SANDBOX
+from cupola.drivers.fake import Choice, FakeDriver, FakePlace
+from cupola.installation import Installation
+from cupola.sandboxes.environment import CallbackEndpoint
+from cupola.sandboxes.start import Place
+from cupola.settings import Settings
+from cupola.store import Store
+from cupola.web.auth import Tokens
+
+PROJECT = "/api/projects/demo"
+DEFINITION: Mapping[str, Any] = {
+    "kind": "hosted",
+    "container_configuration": {"image": "agent:1"},
+    "protocol_versions": [
+        {"protocol": "responses", "version": "2.0.0"},
+        {"protocol": "invocations", "version": "2.0.0"},
+    ],
+    "cpu": "1",
+    "memory": "2Gi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply of an ASGI app. `chunks` are the body's pieces as they were sent."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        error: Mapping[str, Any] = self.json()["error"]
+        return error
+
+
+class Clock:
+    """The platform's clock, moved by the test. Unix seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Caller:
+    """Sends requests to an ASGI app with one token."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        raw: bytes | None = None,
+        left: asyncio.Event | None = None,
+        on_chunk: asyncio.Event | None = None,
+    ) -> Answer:
+        """`body` goes as JSON, `raw` as it is. The caller leaves when `left` is set; each piece sets `on_chunk`."""
+        content = raw if raw is not None else (b"" if body is None else orjson.dumps(body))
+        sent = {"content-type": "application/json", **(headers or {})}
+        if self._token is not None:
+            sent["authorization"] = f"Bearer {self._token}"
+        path, _, query = path.partition("?")
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("localhost", 8443),
+        }
+        messages: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+        status, reply_headers, chunks = 0, {}, []
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop(0)
+            await (left or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                reply_headers.update({n.decode(): v.decode() for n, v in message["headers"]})
+            elif message.get("body"):
+                chunks.append(message["body"])
+                if on_chunk is not None:
+                    on_chunk.set()
+
+        await self._app(scope, receive, send)
+        return Answer(status, reply_headers, tuple(chunks))
+
+
+class PlatformUnderTest:
+    """See the module. `place` holds the fake sandboxes; set `place.behaviour` to choose how agents behave."""
+
+    def __init__(self, installation: Installation, settings: Settings, place: FakePlace, clock: Clock) -> None:
+        self.installation = installation
+        self.settings = settings
+        self.place = place
+        self.clock = clock
+        self.tokens = Tokens(installation.secret)
+
+    async def open(self) -> Self:
+        self.store = Store.open(self.installation.layout.database)
+        driver = FakeDriver(self.place, self.installation.id)
+
+        async def find() -> Place:
+            return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
+
+        self.platform = Platform(
+            self.settings, self.installation, self.store, self.tokens, Finders(find, find), self.clock
+        )
+        self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
+        self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens)
+        await self.platform.begin()
+        return self
+
+    async def aclose(self) -> None:
+        await self.platform.aclose()
+        await self.store.aclose()
+
+    async def restart(self) -> None:
+        """A new process over the same state: nothing was stopped, what was under way is broken off."""
+        await self.platform.break_off()
+        await self.store.aclose()
+        await self.open()
+
+    def caller(self, principal: str) -> Caller:
+        """Another client."""
+        return Caller(self.platform.clients, self.tokens.mint_client(principal)[0])
+
+    def sandbox_caller(self, sandbox_id: str | None = None) -> Caller:
+        """The callbacks, with the token of a running sandbox (the only one, if not named)."""
+        rows = {live.row.id: live.row for live in self.platform.sandboxes.live}
+        row = rows[sandbox_id] if sandbox_id else next(iter(rows.values()))
+        from cupola.identity import SandboxIdentity
+
+        identity = SandboxIdentity(row.project, row.agent, row.version, row.session_id, row.id)
+        return Caller(self.callbacks, self.tokens.mint_sandbox(identity)[0])
+
+    async def create_version(self, agent: str = "a1", definition: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """A version, after its provisioning has ended either way."""
+        answer = await self.call("POST", f"{PROJECT}/agents/{agent}/versions", {"definition": definition or DEFINITION})
+        assert answer.status == 200, answer.body
+        made = answer.json()
+        return await self.settled(agent, made["version"])
+
+    async def settled(self, agent: str, version: str) -> Mapping[str, Any]:
+        row = await self.version_row(agent, version)
+        await self.platform.versions.settled(row, 10)
+        shown: Mapping[str, Any] = (await self.call("GET", f"{PROJECT}/agents/{agent}/versions/{version}")).json()
+        return shown
+
+    async def version_row(self, agent: str, version: str) -> Any:
+        from cupola.store import agents as rows
+
+        return await self.store.read(lambda conn: rows.get_version(conn, "demo", agent, version))
+
+    def running(self) -> list[str]:
+        """Ids of the sandboxes that exist in the place."""
+        return [sandbox.spec.labels[LABEL_SANDBOX] for sandbox in self.place.sandboxes.values()]
+
+
+@asynccontextmanager
+async def open_platform(tmp_path: Path, behaviour: Choice, **settings: Any) -> AsyncGenerator[PlatformUnderTest]:
+    """A platform with its state in `tmp_path`; everything is closed at the end."""
+    place = FakePlace(behaviour)
+    chosen = Settings(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", stop_grace=1, **settings)
+    with Installation.open(chosen.state_dir) as installation:
+        under_test = PlatformUnderTest(installation, chosen, place, Clock())
+        await under_test.open()
+        try:
+            yield under_test
+        finally:
+            await under_test.aclose()
+            await place.aclose()
