@@ -165,7 +165,12 @@ class DockerDriver:
         image = _image_of(spec.source)
         place = await self._find_place()
         network = place.network or await self._create_network(spec)
-        container = await self._create(spec, place, network)
+        try:
+            container = await self._create(spec, place, network)
+        except StartFailed:
+            if not place.network:
+                await self._remove_own_network(network)  # no handle names it yet
+            raise
         extra = {} if place.network else {NETWORK: network}
         created = Handle(DRIVER, container.id, Step.CREATED, extra=extra)
         yield created
@@ -190,8 +195,8 @@ class DockerDriver:
             async with asyncio.timeout(grace + ANSWER_TIMEOUT):
                 await unless_gone(container.stop(t=math.ceil(grace)))
                 await self._delete(container)
-                if NETWORK in handle.extra:
-                    await remove_network(self._client, handle.extra[NETWORK])
+        if NETWORK in handle.extra:
+            await self._remove_own_network(handle.extra[NETWORK])
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         container = self._client.containers.container(handle.reference)
@@ -285,6 +290,10 @@ class DockerDriver:
     async def _create_network(self, spec: SandboxSpec) -> str:
         with engine_errors("make a network for a sandbox"):
             return await create_sandbox_network(self._client, self._installation, spec.sandbox_id)
+
+    async def _remove_own_network(self, network: str) -> None:
+        with engine_errors("remove the network of a sandbox"):
+            await remove_network(self._client, network)
 
     async def _create(self, spec: SandboxSpec, place: Place, network: str) -> DockerContainer:
         config = container_config(
