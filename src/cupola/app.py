@@ -122,7 +122,7 @@ class Platform:
 
     def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
-        versions = VersionHandlers(self._store, self.versions, layout.code)
+        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,

@@ -34,6 +34,7 @@ from cupola.drivers.base import (
     CodeSource,
     Found,
     Handle,
+    ImageSource,
     Life,
     Listener,
     Observation,
@@ -148,18 +149,32 @@ class DockerDriver:
     async def callback_reach(self) -> CallbackReach:
         return (await self._find_place()).reach
 
-    async def prepare(self, source: Source, report: Report) -> None:
+    async def prepare(self, source: Source, report: Report) -> ImageSource:
         image = _image_of(source)
+        pinned = source.content if isinstance(source, ImageSource) else None
         reference = parse_reference(image)
         place = await self._find_place()
-        found = await self._inspect_image(image)
+        found = await self._inspect_image(pinned or image)
+        if found is None and pinned is not None:
+            found = await self._inspect_image(image)
         if found is None:
             await self._pull(image, reference, report)
             found = await self._inspect_image(image)
         if found is None:
             raise explain_pull(image, reference, "the pull ended before the image was complete")
+        if pinned not in (None, found["Id"]):
+            raise StartFailed(
+                f"The image of this version was removed, and {image} names another one now: create a new version.",
+                phase="pull",
+                code="ImageError",
+            )
         _check_platform(image, found, place.traits)
         self._unprivileged[image] = has_unprivileged_user(found)
+        return ImageSource(image, str(found["Id"]))
+
+    async def identify(self, image: str) -> str | None:
+        found = await self._inspect_image(image)
+        return None if found is None else str(found["Id"])
 
     async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
         image = _image_of(spec.source)

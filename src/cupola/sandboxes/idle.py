@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import structlog
 
 from cupola.errors import CupolaError
-from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import is_idle
 from cupola.store import Store
+from cupola.store import responses as response_rows
 from cupola.store import sessions as session_rows
 
 log = structlog.get_logger()
@@ -56,9 +59,19 @@ class Reaper:
         """One pass."""
         now = self._clock()
         await self._keep_accesses()
+        await self._see_what_has_finished(now)
         idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
         await asyncio.gather(*(self._reap(live) for live in idle))
         await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
+
+    async def _see_what_has_finished(self, now: float) -> None:
+        """A background response counts as activity until its container has stored its last word."""
+        for live in self._sandboxes.live:
+            if live.background and not live.open_requests and live.session is not None:
+                running = await self._store.read(partial(_running_responses, key=live.session.key))
+                if finished := live.background - running:
+                    live.background -= finished
+                    live.last = now
 
     def _is_idle(self, live: LiveSandbox, now: float) -> bool:
         return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
@@ -85,3 +98,7 @@ class Reaper:
         if accessed:
             await self._store.write(lambda conn: session_rows.touch_sessions(conn, accessed))
         self._touched = {live.session.key: live.last for live in self._sandboxes.live if live.session is not None}
+
+
+def _running_responses(conn: Any, key: SessionKey) -> set[str]:
+    return {response.id for response in response_rows.in_progress_responses(conn, [key])}

@@ -83,6 +83,7 @@ versions = Table(
     Column("metadata", _Json, nullable=False),
     Column("draft", Boolean, nullable=False),
     Column("warnings", _Json, nullable=False),
+    _text("image_content", nullable=True),
     UniqueConstraint("project", "agent", "version"),
     ForeignKeyConstraint(["project", "agent"], ["agents.project", "agents.name"], ondelete="CASCADE"),
     Index(None, "status"),

@@ -181,6 +181,7 @@ def upgrade() -> None:
         sa.Column("metadata", _JSON, nullable=False),
         sa.Column("draft", sa.Boolean(), nullable=False),
         sa.Column("warnings", _JSON, nullable=False),
+        sa.Column("image_content", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["project", "agent"], ["agents.project", "agents.name"], name=op.f("fk_versions_agents"), ondelete="CASCADE"
         ),
