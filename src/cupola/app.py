@@ -42,6 +42,7 @@ from cupola.installation import Installation, Layout, Running
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
+from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
@@ -113,6 +114,7 @@ class Platform:
             clock=clock,
         )
         self.versions = Versions(store, self._starter, self.places, self.sandboxes)
+        self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
         self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
@@ -211,7 +213,8 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        stack.push_async_callback(_end, asyncio.create_task(platform.reaper.run()))
+        for loop in (platform.reaper.run(), platform.orphans.run()):
+            stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))
         sign_in = _edge(_router(routes.token_routes(ClientTokens(tokens, installation.identity_header))))

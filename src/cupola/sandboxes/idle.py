@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from cupola.store import sessions as session_rows
 log = structlog.get_logger()
 
 _LONGEST_PAUSE = 5.0
+_PATIENCE = 2.0
+"""Seconds that a pass waits for the sandboxes that it stops."""
 
 
 class Reaper:
@@ -42,6 +44,7 @@ class Reaper:
         self._sandboxes = sandboxes
         self._default_timeout = default_timeout
         self._clock = clock
+        self._reaping: set[asyncio.Task[None]] = set()
         self._touched: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
@@ -61,7 +64,7 @@ class Reaper:
         await self._keep_accesses()
         await self._see_what_has_finished(now)
         idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
-        await asyncio.gather(*(self._reap(live) for live in idle))
+        await self._reap_all(idle)
         await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
 
     async def _see_what_has_finished(self, now: float) -> None:
@@ -76,7 +79,24 @@ class Reaper:
     def _is_idle(self, live: LiveSandbox, now: float) -> bool:
         return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
 
+    async def _reap_all(self, idle: Sequence[LiveSandbox]) -> None:
+        """Stops them side by side; one that uses up its grace does not hold up the pass."""
+        tasks = [asyncio.create_task(self._reap(live)) for live in idle]
+        self._reaping.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._reaping.discard)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PATIENCE)
+
     async def _reap(self, live: LiveSandbox) -> None:
+        try:
+            await self._stop(live)
+        except CupolaError as error:
+            log.warning("could not stop an idle sandbox", sandbox=live.row.id, reason=error.message)
+
+    async def _stop(self, live: LiveSandbox) -> None:
+        if live.stopping or not self._is_idle(live, self._clock()):
+            return  # a request came while this task was waiting for its turn
         if live.session is None:
             self._sandboxes.live.remove(live)
             await self._sandboxes.discard_warm(live)

@@ -68,6 +68,10 @@ class Places:
             place = self._found[kind] = await self._finders[kind]()
         return place
 
+    def found(self) -> list[Place]:
+        """The places that were needed so far."""
+        return list(self._found.values())
+
     async def every(self) -> list[Place]:
         """All places that can be reached now, each once."""
         found: dict[str, Place] = {}
