@@ -127,7 +127,7 @@ class Definition:
     def digest(self) -> str:
         """What the no-op rule compares: everything that a change of would change the sandbox (§2.2)."""
         content = {key: value for key, value in self.to_json().items() if key != "spelling"}
-        content["other"] = {k: v for k, v in self.spelling.items() if k not in _NORMALISED}
+        content["other"] = {k: v for k, v in self.spelling.items() if v is not None and k not in _NORMALISED}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -242,9 +242,13 @@ class AgentVersion:
         return self.definition.idle_timeout
 
 
+LATEST = "@latest"
+"""What a rule names instead of a version: the newest active one that is no draft."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRule:
-    """`percentage` (0 to 100) of new sessions begin on `version`."""
+    """`percentage` (0 to 100) of new sessions begin on `version`, which may be `LATEST`."""
 
     version: str
     percentage: int
@@ -286,9 +290,10 @@ def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.
     the newest active version that is no draft gets everything.
     """
     active = {v.version: v for v in versions if v.status is VersionStatus.ACTIVE}
+    latest = next((v for v in versions if v.version in active and not v.draft), None)
+    if latest is not None:
+        active[LATEST] = latest
     weighted = [(active[r.version], r.percentage) for r in agent.rules if r.version in active and r.percentage > 0]
     if weighted:
         return dice.choices([v for v, _ in weighted], [w for _, w in weighted])[0]
-    if agent.rules:
-        return None
-    return next((v for v in versions if v.version in active and not v.draft), None)
+    return None if agent.rules else latest

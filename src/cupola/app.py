@@ -146,6 +146,7 @@ class Platform:
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
+        await self.sandboxes.break_off()
         await self._upstream.aclose()
 
     async def aclose(self) -> None:

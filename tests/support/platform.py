@@ -17,16 +17,20 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from cupola.app import Finders, Platform, callback_apps
-from cupola.drivers.base import LABEL_SANDBOX
-from cupola.drivers.fake import Choice, FakeDriver, FakePlace
+from cupola.drivers.base import LABEL_SANDBOX, Handle
+from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
+from cupola.identity import Caller as Asking
+from cupola.identity import SandboxIdentity
 from cupola.installation import Installation
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.start import Place
 from cupola.settings import Settings
 from cupola.store import Store
+from cupola.store import agents as rows
 from cupola.web.auth import Tokens
 
 PROJECT = "/api/projects/demo"
+OPENAI = f"{PROJECT}/agents/a1/endpoint/protocols/openai/v1"
 DEFINITION: Mapping[str, Any] = {
     "kind": "hosted",
     "container_configuration": {"image": "agent:1"},
@@ -131,6 +135,24 @@ class Caller:
         return Answer(status, reply_headers, tuple(chunks))
 
 
+class MortalDriver(FakeDriver):
+    """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was."""
+
+    killed = False
+
+    async def stop(self, handle: Handle, grace: float) -> None:
+        self._die_if_killed()
+        await super().stop(handle, grace)
+
+    async def delete_home(self, home: str) -> None:
+        self._die_if_killed()
+        await super().delete_home(home)
+
+    def _die_if_killed(self) -> None:
+        if self.killed:
+            raise asyncio.CancelledError
+
+
 class PlatformUnderTest:
     """See the module. `place` holds the fake sandboxes; set `place.behaviour` to choose how agents behave."""
 
@@ -143,7 +165,7 @@ class PlatformUnderTest:
 
     async def open(self) -> Self:
         self.store = Store.open(self.installation.layout.database)
-        driver = FakeDriver(self.place, self.installation.id)
+        driver = self.driver = MortalDriver(self.place, self.installation.id)
 
         async def find() -> Place:
             return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
@@ -162,9 +184,14 @@ class PlatformUnderTest:
 
     async def restart(self) -> None:
         """A new process over the same state: nothing was stopped, what was under way is broken off."""
+        await self.crash()
+        await self.open()
+
+    async def crash(self) -> None:
+        """SIGKILL."""
+        self.driver.killed = True
         await self.platform.break_off()
         await self.store.aclose()
-        await self.open()
 
     def caller(self, principal: str) -> Caller:
         """Another client."""
@@ -174,8 +201,6 @@ class PlatformUnderTest:
         """The callbacks, with the token of a running sandbox (the only one, if not named)."""
         rows = {live.row.id: live.row for live in self.platform.sandboxes.live}
         row = rows[sandbox_id] if sandbox_id else next(iter(rows.values()))
-        from cupola.identity import SandboxIdentity
-
         identity = SandboxIdentity(row.project, row.agent, row.version, row.session_id, row.id)
         return Caller(self.callbacks, self.tokens.mint_sandbox(identity)[0])
 
@@ -193,9 +218,34 @@ class PlatformUnderTest:
         return shown
 
     async def version_row(self, agent: str, version: str) -> Any:
-        from cupola.store import agents as rows
-
         return await self.store.read(lambda conn: rows.get_version(conn, "demo", agent, version))
+
+    async def ask(self, text: str = "hello", *, by: Caller | None = None, **fields: Any) -> Answer:
+        """`POST responses` to the agent `a1`."""
+        return await (by or self.call)("POST", f"{OPENAI}/responses", {"input": text, **fields})
+
+    async def hear(self, text: str = "hello", *, by: Caller | None = None, **fields: Any) -> Mapping[str, Any]:
+        """The response to `ask`, which must have worked."""
+        answer = await self.ask(text, by=by, **fields)
+        assert answer.status == 200, answer.body
+        body: Mapping[str, Any] = answer.json()
+        return body
+
+    async def conversation(self) -> str:
+        """A new conversation's id."""
+        return str((await self.call("POST", f"{OPENAI}/conversations", {})).json()["id"])
+
+    @property
+    def user(self) -> str:
+        """The isolation key of the client behind `call`."""
+        caller: Asking = self.tokens.caller(self.tokens.mint_client()[0])
+        return caller.user
+
+    @property
+    def sandbox(self) -> FakeSandbox:
+        """The only sandbox that there is."""
+        (found,) = self.place.sandboxes.values()
+        return found
 
     def running(self) -> list[str]:
         """Ids of the sandboxes that exist in the place."""

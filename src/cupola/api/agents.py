@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import Agent, AgentVersion, check_agent_name
+from cupola.agents import LATEST, Agent, AgentVersion, check_agent_name
 from cupola.api.versions import Versions, is_forced, refuse_active_sessions
 from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.sandboxes import reconcile
@@ -66,6 +66,7 @@ class Agents:
         check_agent_name(name)
         if await self._store.read(lambda conn: rows.get_agent(conn, project, name)) is not None:
             raise Conflict(f"Agent '{name}' already exists.", param="name")
+        _check_configuration(body)
         await self._versions.make(project, name, new, package)
         if "agent_endpoint" in body or "agent_card" in body:
             await self._configure(project, name, body)
@@ -101,6 +102,7 @@ class Agents:
         for version in versions:
             await self._provisioning.delete(version)
         await self._store.write(lambda conn: rows.delete_agent(conn, agent.project, agent.name))
+        self._on_enabled(agent.project, agent.name, True)  # of its name: the next agent to have it starts afresh
         return json_reply({"object": "agent.deleted", "name": agent.name, "deleted": True})
 
     async def _load(self, request: Request) -> tuple[Agent, AgentVersion | None]:
@@ -127,16 +129,18 @@ class Agents:
         return no_content()
 
     async def _configure(self, project: str, name: str, body: dict[str, Any]) -> None:
+        _check_configuration(body)
+
         def change(conn: Any) -> None:
             agent = rows.get_agent(conn, project, name)
             if agent is None:
                 raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
             if "agent_endpoint" in body:
-                endpoint = merge_patch(agent.endpoint, body["agent_endpoint"])
+                endpoint = merge_patch(agent.endpoint, body["agent_endpoint"]) or {}
                 agent = replace(agent, endpoint=endpoint, rules=read_rules(endpoint))
                 known = {v.version for v in rows.newest_versions(conn, project, name, include_drafts=False)}
                 for rule in agent.rules:
-                    if rule.version not in known:
+                    if rule.version not in known | {LATEST}:
                         raise BadRequest(
                             f"Agent '{name}' has no version '{rule.version}' that could get traffic.",
                             param="agent_endpoint.version_selector",
@@ -147,6 +151,14 @@ class Agents:
             rows.put_agent(conn, agent)
 
         await self._store.write(change)
+
+
+def _check_configuration(body: dict[str, Any]) -> None:
+    """Raises BadRequest unless endpoint and card, where they are sent, are objects (or null) that make sense."""
+    for field in ("agent_endpoint", "agent_card"):
+        if not isinstance(body.get(field), dict | None):
+            raise BadRequest(f"'{field}' must be an object, or null to go back to the defaults.", param=field)
+    read_rules(body.get("agent_endpoint") or {})
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -69,7 +69,10 @@ def sandbox_environment(
         # Tasks and leases are not served: the adapters keep them in $HOME instead (container-contract.md §7.16).
         "AGENTSERVER_TASKS_BACKEND": "local",
     }
-    own = {name: value for name, value in version.definition.environment.items() if not _is_local_endpoint(name, value)}
+    own = {
+        name: endpoint if _is_local_endpoint(name, value) else value
+        for name, value in version.definition.environment.items()
+    }
     return {"AZURE_AI_PROJECT_ENDPOINT": endpoint, **own, **platform}
 
 

@@ -288,11 +288,16 @@ class Sandboxes:
         if live.session is not None:
             await self._on_lost(live.session, failure.message)
 
+    async def break_off(self) -> None:
+        """Ends every start that is under way."""
+        starts = list(self._starting.values())
+        for task in starts:
+            task.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+
     async def stop_all(self, grace: float) -> None:
         """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
-        for task in list(self._starting.values()):
-            task.cancel()
-        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        await self.break_off()
         stops = [
             self.stop(live, "platform stops", grace=grace) if live.session else self.discard_warm(live)
             for live in self.live

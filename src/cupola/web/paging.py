@@ -23,7 +23,7 @@ def page_from(query: QueryParams) -> Page:
     if order not in ("asc", "desc"):
         raise BadRequest(f"'order' is '{order}'; it must be asc or desc.", param="order")
     text = query.get("limit", "20")
-    limit = int(text) if text.lstrip("-").isascii() and text.lstrip("-").isdecimal() else 0
+    limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LIMIT)) else 0
     if not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"'limit' is '{text[:40]}'; it must be a number from 1 to {MAX_LIMIT}.", param="limit")
     return Page(

@@ -19,6 +19,7 @@ from cupola.agents import (
     DEFAULT_CPU,
     DEFAULT_MEMORY,
     IDLE_TIMEOUT_RANGE,
+    LATEST,
     MEMORY_RANGE,
     Agent,
     AgentVersion,
@@ -282,7 +283,7 @@ def _environment_of(variables: Mapping[str, str]) -> dict[str, str]:
 
 def show_definition(definition: Definition) -> dict[str, Any]:
     """The definition as the caller wrote it, with the other generation's names beside."""
-    shown = dict(definition.spelling)
+    shown = {name: value for name, value in definition.spelling.items() if value is not None}
     if definition.image is not None:
         shown.setdefault("image", definition.image)
         shown.setdefault("container_configuration", {"image": definition.image})
@@ -380,7 +381,7 @@ def show_endpoint(agent: Agent, latest: AgentVersion | None) -> dict[str, Any]:
                 {"type": "FixedRatio", "agent_version": rule.version, "traffic_percentage": rule.percentage}
                 for rule in agent.rules
             ]
-            or [{"type": "FixedRatio", "agent_version": "@latest", "traffic_percentage": 100}]
+            or [{"type": "FixedRatio", "agent_version": LATEST, "traffic_percentage": 100}]
         },
         "protocol_configuration": {name: {} for name in protocols},
         "protocols": protocols,
@@ -392,7 +393,9 @@ def show_endpoint(agent: Agent, latest: AgentVersion | None) -> dict[str, Any]:
 def read_rules(endpoint: Mapping[str, Any]) -> tuple[VersionRule, ...]:
     """The version selector of an endpoint configuration. Raises BadRequest naming the rule."""
     selector = endpoint.get("version_selector")
-    rules = selector.get("version_selection_rules") if isinstance(selector, Mapping) else None
+    if selector is not None and not isinstance(selector, Mapping):
+        raise BadRequest("'version_selector' must be an object.", param="agent_endpoint.version_selector")
+    rules = None if selector is None else selector.get("version_selection_rules")
     if rules is None:
         return ()
     if not isinstance(rules, list):
@@ -411,8 +414,7 @@ def read_rules(endpoint: Mapping[str, Any]) -> tuple[VersionRule, ...]:
         version = rule.get("agent_version")
         if not isinstance(version, str) or not version:
             raise BadRequest(f"'{param}.agent_version' must name a version.", param=f"{param}.agent_version")
-        if version != "@latest":
-            found.append(VersionRule(version, percentage))
+        found.append(VersionRule(version, percentage))
     total = sum(rule.percentage for rule in found)
     if found and total != 100:
         raise BadRequest(

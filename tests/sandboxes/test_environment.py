@@ -1,0 +1,74 @@
+"""What a sandbox is told in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from cupola.agents import AgentVersion, Definition
+from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
+from cupola.sessions import Sandbox
+
+CALLBACKS = CallbackEndpoint("host.example", 9443, 9080)
+SANDBOX = Sandbox("sbx-1", "demo", "a1", "3", "fake", "s" * 63, "g" * 32, "home", 1.0)
+VERSION = AgentVersion("demo", "a1", "3", Definition(image="agent:1", code=None, protocols=()), 1.0)
+ENDPOINT = "https://host.example:9443/api/projects/demo"
+
+
+def environment(
+    variables: Mapping[str, str] | None = None, callbacks: CallbackEndpoint = CALLBACKS
+) -> Mapping[str, str]:
+    return sandbox_environment(
+        replace(VERSION, definition=replace(VERSION.definition, environment=variables or {})),
+        SANDBOX,
+        callbacks,
+        identity_header="sbx-1.secret",
+        agent_guid="guid",
+        client_ids={"instance": "i", "blueprint": "b"},
+    )
+
+
+def test_what_the_adapters_read() -> None:
+    """Names, ids, and where to call back."""
+    found = environment()
+    assert found["FOUNDRY_HOSTING_ENVIRONMENT"]
+    assert found["FOUNDRY_PROJECT_ENDPOINT"] == found["AZURE_AI_PROJECT_ENDPOINT"] == ENDPOINT
+    assert found["FOUNDRY_AGENT_NAME"] == found["AGENT_NAME"] == "a1"
+    assert found["FOUNDRY_AGENT_VERSION"] == "3"
+    assert found["FOUNDRY_AGENT_SESSION_ID"] == "s" * 63
+    assert found["FOUNDRY_AGENT_SESSION_GUID"] == "g" * 32
+    assert found["IDENTITY_ENDPOINT"] == "http://host.example:9080/msi/token"
+    assert found["IDENTITY_HEADER"] == "sbx-1.secret"
+    assert found["AGENTSERVER_TASKS_BACKEND"] == "local"
+
+
+def test_the_definitions_own_variables() -> None:
+    """They are there, but what the platform says wins."""
+    found = environment(
+        {"MODEL_NAME": "m", "IDENTITY_HEADER": "forged", "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential"}
+    )
+    assert found["MODEL_NAME"] == "m"
+    assert found["IDENTITY_HEADER"] == "sbx-1.secret"
+    assert found["AZURE_TOKEN_CREDENTIALS"] == "ManagedIdentityCredential"
+
+
+@pytest.mark.parametrize("name", ["AZURE_AI_PROJECT_ENDPOINT", "PROJECT_ENDPOINT", "AZURE_AI_PROJECTS_ENDPOINT"])
+def test_the_clients_view_of_this_platform(name: str) -> None:
+    """A script that hands on its own endpoint gives the container an address on localhost: ours goes in instead."""
+    found = environment({name: "https://localhost:8443/api/projects/demo"})
+    assert found[name] == found["AZURE_AI_PROJECT_ENDPOINT"] == ENDPOINT
+
+
+def test_another_projects_endpoint_stays() -> None:
+    """An agent may well talk to the cloud."""
+    real = "https://acme.services.ai.azure.com/api/projects/p"
+    assert environment({"AZURE_AI_PROJECT_ENDPOINT": real})["AZURE_AI_PROJECT_ENDPOINT"] == real
+
+
+def test_ipv6_hosts_are_bracketed() -> None:
+    """As URLs want them."""
+    found = environment(callbacks=CallbackEndpoint("fd00::1", 1, 2))
+    assert found["FOUNDRY_PROJECT_ENDPOINT"] == "https://[fd00::1]:1/api/projects/demo"
+    assert found["IDENTITY_ENDPOINT"] == "http://[fd00::1]:2/msi/token"
