@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -261,7 +261,7 @@ async def _choose_driver(settings: Settings, places: Places) -> tuple[str, str]:
         if settings.driver == "docker":
             raise
         return "process", "chosen with --driver process" if settings.driver == "process" else error.message
-    return place.driver.name, "a container engine answers; code deployments run as child processes"
+    return place.driver.name, f"{place.about} answers; code deployments run as child processes"
 
 
 class _Drivers:
@@ -293,7 +293,7 @@ class _Drivers:
         # Nothing runs in its network any more when the drivers are closed; the next start makes it again.
         self._stack.push_async_callback(_quietly, driver.aclose)
         self._stack.push_async_callback(_quietly, driver.remove_installation)
-        return await self._place(driver, loopback_answers=False)
+        return replace(await self._place(driver, loopback_answers=False), about=driver.about)
 
     async def for_code(self) -> Place:
         driver = ProcessDriver(self._installation.layout.process, self._installation.id)

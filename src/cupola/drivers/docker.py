@@ -146,6 +146,11 @@ class DockerDriver:
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
 
+    @property
+    def about(self) -> str:
+        """The engine and its version, once it was asked."""
+        return "a container engine" if self._traits is None else f"{self._traits.name} {self._traits.version}"
+
     async def callback_reach(self) -> CallbackReach:
         return (await self._find_place()).reach
 
