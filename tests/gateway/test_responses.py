@@ -51,3 +51,24 @@ async def test_a_caller_who_leaves_is_noticed(tmp_path: Path) -> None:
             while not sandbox.abandoned:
                 await asyncio.sleep(0)
         assert all(live.open_requests == 0 for live in platform.platform.sandboxes.live)
+
+
+async def test_the_old_guides_definition_reaches_any_container(platform: PlatformUnderTest) -> None:
+    """`v1` with tools, as the old guide has it: the container gets today's headers, and no tools that it would refuse."""
+    definition = {
+        "kind": "hosted",
+        "image": "agent:1",
+        "container_protocol_versions": [{"protocol": "responses", "version": "v1"}],
+        "cpu": "1",
+        "memory": "2Gi",
+        "tools": [{"type": "file_search"}],
+    }
+    shown = await platform.create_version("old", definition)
+    assert shown["definition"]["tools"] == [{"type": "file_search"}]
+    asked = {"input": "hi", "agent": {"type": "agent_reference", "name": "old"}}
+    answer = await platform.call("POST", f"{PROJECT}/openai/responses", asked)
+    assert answer.status == 200, answer.body
+    sandbox = next(iter(platform.place.sandboxes.values()))
+    request = sandbox.requests[-1]
+    assert b'"tools"' not in request.body
+    assert {"x-aml-oid", "x-agent-user-id", "x-agent-foundry-call-id"} <= request.headers.keys()
