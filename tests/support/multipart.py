@@ -28,12 +28,12 @@ class Part:
     content_type: str | None = None
 
 
-def code_zip(**files: str) -> bytes:
-    """A zip with these files; without any it holds a `main.py`. `__` in a name stands for a dot."""
+def code_zip(files: Mapping[str, str] | None = None) -> bytes:
+    """A zip with these files; without any it holds a `main.py`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in (files or {"main__py": "print('hello')"}).items():
-            archive.writestr(zipfile.ZipInfo(name.replace("__", ".")), content)
+        for name, content in (files or {"main.py": "print('hello')"}).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
 
 

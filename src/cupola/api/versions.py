@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cupola.agents import Agent, AgentVersion, VersionStatus, check_agent_name
-from cupola.errors import BadRequest, Conflict, NotFound
+from cupola.errors import BadRequest, Conflict, NotFound, PayloadTooLarge
 from cupola.ids import new_guid
 from cupola.sandboxes import reconcile
 from cupola.sandboxes.build import MAX_PACKAGE, inspect_zip
@@ -31,6 +31,8 @@ from cupola.web.reply import json_reply
 from cupola.web.wire import NewVersion, read_definition, read_model, show_version
 
 MAX_VERSIONS = 1000
+_MAX_METADATA = 4 * 1024 * 1024
+"""Bytes of what stands beside the zip in an upload."""
 
 
 class Versions:
@@ -90,7 +92,8 @@ class Versions:
             )
         )
         if version is None:
-            raise NotFound(f"Agent '{agent.name}' has no version '{wanted}'.", param="agent_version")
+            missing = f"no version '{wanted}'" if wanted else "no version yet"
+            raise NotFound(f"Agent '{agent.name}' has {missing}.", param="agent_version")
         code = version.definition.code
         if code is None:
             raise Conflict(
@@ -106,7 +109,8 @@ class Versions:
 
     async def read_new(self, request: Request) -> tuple[NewVersion, dict[str, Any], bytes | None]:
         """The body of a create: checked, as it came, and the zip of a multipart one."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            _refuse_too_large(request)
             body, package = await _read_multipart(request)
         else:
             body, package = await read_object(request), None
@@ -221,9 +225,16 @@ def _warnings(image: str | None) -> tuple[str, ...]:
     return ()
 
 
+def _refuse_too_large(request: Request) -> None:
+    """Raises PayloadTooLarge for an upload that says beforehand that it cannot be taken."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_PACKAGE + _MAX_METADATA:
+        raise PayloadTooLarge(f"The upload is larger than {MAX_PACKAGE // 1024**2} MB, the most a zip may have.")
+
+
 async def _read_multipart(request: Request) -> tuple[dict[str, Any], bytes]:
     """The parts `metadata` (JSON) and `code` (zip), told apart by name: their types differ by client."""
-    async with request.form(max_part_size=4 * 1024 * 1024) as form:
+    async with request.form(max_part_size=_MAX_METADATA) as form:
         metadata, code = form.get("metadata"), form.get("code")
         text = await metadata.read() if isinstance(metadata, UploadFile) else (metadata or "").encode()
         if not isinstance(code, UploadFile):

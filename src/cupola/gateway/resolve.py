@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, VersionStatus, choose_version
 from cupola.errors import BadRequest, Forbidden, NotFound, SessionNotReady
@@ -49,7 +49,7 @@ class Resolver:
         self._patience = patience
         self._dice = dice or random.Random()  # noqa: S311 (weights of traffic, no secret)
         self._disabled: set[tuple[str, str]] = set()
-        self._conversation_locks: defaultdict[SessionKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
     def set_enabled(self, project: str, agent: str, enabled: bool) -> None:
         """A disabled agent's endpoint rejects all requests."""
@@ -82,6 +82,8 @@ class Resolver:
             live = self._sandboxes.live_of((project, agent_name, session_id))
             if live is not None and live.session is not None:
                 check_owner(live.session, caller.user)
+                if conversation is not None:
+                    await self._bind(project, agent_name, conversation, session_id)
                 return live
             _check_session_id(session_id)
         agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, agent_name))
@@ -90,29 +92,30 @@ class Resolver:
         if session_id is not None or conversation is None:
             live = await self._of_session(agent, caller, session_id, version)
             if conversation is not None:
-                await self._bind(agent, conversation, live.row.session_id)
+                await self._bind(project, agent_name, conversation, live.row.session_id)
             return live
         return await self._of_conversation(agent, caller, conversation, version)
 
     async def _of_conversation(
         self, agent: Agent, caller: Caller, conversation: str, version: str | None
     ) -> LiveSandbox:
-        key = (agent.project, agent.name, conversation)
-        async with self._conversation_locks[key]:
-            bound = await self._store.read(
-                lambda conn: session_rows.session_of_conversation(conn, agent.project, agent.name, conversation)
-            )
+        lock = self._conversation_locks.setdefault((agent.project, agent.name, conversation), asyncio.Lock())
+        async with lock:
+            bound = await self._bound(agent.project, agent.name, conversation)
             live = await self._of_session(agent, caller, bound, version)
-            if live.row.session_id != bound:
-                await self._bind(agent, conversation, live.row.session_id)
-        if not self._conversation_locks[key].locked():
-            self._conversation_locks.pop(key, None)
+            await self._bind(agent.project, agent.name, conversation, live.row.session_id)
         return live
 
-    async def _bind(self, agent: Agent, conversation: str, session_id: str) -> None:
-        await self._store.write(
-            lambda conn: session_rows.bind_conversation(conn, agent.project, agent.name, conversation, session_id)
+    async def _bound(self, project: str, agent: str, conversation: str) -> str | None:
+        return await self._store.read(
+            lambda conn: session_rows.session_of_conversation(conn, project, agent, conversation)
         )
+
+    async def _bind(self, project: str, agent: str, conversation: str, session_id: str) -> None:
+        if await self._bound(project, agent, conversation) != session_id:
+            await self._store.write(
+                lambda conn: session_rows.bind_conversation(conn, project, agent, conversation, session_id)
+            )
 
     async def _of_session(
         self, agent: Agent, caller: Caller, session_id: str | None, wanted: str | None

@@ -16,7 +16,7 @@ import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
-from cupola.errors import CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
@@ -137,7 +137,15 @@ class Sandboxes:
             task = asyncio.create_task(self._bring_up(session, agent, version))
             self._starting[session.key] = task
             task.add_done_callback(lambda done: self._start_ended(session.key, done))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.cancelled() or _is_being_cancelled():
+                raise
+            raise Conflict(
+                f"The start of session '{session.id}' was broken off: its version or the session was deleted, "
+                "or the platform stops."
+            ) from error
 
     def _start_ended(self, key: SessionKey, task: asyncio.Task[LiveSandbox]) -> None:
         self._starting.pop(key, None)
@@ -305,6 +313,11 @@ class Sandboxes:
         for result in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(result, CupolaError):
                 log.warning("sandbox not stopped", reason=result.message)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def check_owner(session: Session, caller: str) -> None:
