@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.gateway import proxy_core_goals
 from benchmarks.platform_cases import platform_goals
 from benchmarks.report import Goal, print_table, write_results
+from benchmarks.store import store_goals
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -23,15 +24,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cupola-bench-") as scratch:
-        goals = list(_all(Path(scratch), core_only=arguments.core))
-    print_table(goals)
-    write_results(goals, arguments.results)
+        goals: list[Goal] = []
+        try:
+            for goal in _all(Path(scratch), core_only=arguments.core):
+                goals.append(goal)
+        finally:
+            print_table(goals)
+            write_results(goals, arguments.results)
 
 
 def _all(scratch: Path, *, core_only: bool) -> Iterator[Goal]:
     if not core_only:
         yield from platform_goals(scratch)
     yield from proxy_core_goals(scratch)
+    if not core_only:
+        yield from store_goals(scratch)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -73,6 +74,7 @@ def start_platform(directory: Path) -> Iterator[Platform]:
         )
     finally:
         _cupola("down", state)
+        _remove_networks((directory / "state/id").read_text().strip())
 
 
 def deploy(platform: Platform, image: str | None) -> None:
@@ -141,6 +143,15 @@ def _child_of(pid: int) -> tuple[str, int, int] | None:
                 if connection.status == psutil.CONN_LISTEN:
                     return "127.0.0.1", connection.laddr.port, child.pid
     return None
+
+
+def _remove_networks(installation: str) -> None:
+    """An installation keeps its network for its next start; this one has none."""
+    if shutil.which("docker") is None:
+        return
+    command = ["docker", "network", "ls", "-q", "--filter", f"label=cupola.installation={installation}"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split():
+        subprocess.run(["docker", "network", "rm", name], capture_output=True, check=False)
 
 
 def _zip() -> bytes:

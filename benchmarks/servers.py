@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class Certificates:
 
 def make_certificates(directory: Path) -> Certificates:
     """A certificate for localhost and the authority behind it."""
+    directory = Path(tempfile.mkdtemp(dir=directory))
     authority = trustme.CA()
     server = authority.issue_cert("localhost")
     made = Certificates(directory / "ca.pem", directory / "chain.pem", directory / "key.pem")

@@ -200,6 +200,8 @@ class AgentVersion:
     """An immutable release of an agent. Times are unix seconds.
 
     `version` is a decimal string from `"1"`, or `draft-<unix ms>`. `phase` says how far a `creating` version has come.
+    `image_content` is the engine's id of the image that was probed: all its sandboxes run that one, whatever the tag
+    names later.
     """
 
     project: str
@@ -214,6 +216,7 @@ class AgentVersion:
     metadata: Mapping[str, str] = field(default_factory=dict)
     draft: bool = False
     warnings: tuple[str, ...] = ()
+    image_content: str | None = None
 
     def to_phase(self, phase: Phase) -> Self:
         self._require(VersionStatus.CREATING)

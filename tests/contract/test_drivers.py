@@ -176,15 +176,18 @@ async def test_a_deleted_home_is_empty_when_it_comes_back(place: Place) -> None:
 
 
 async def test_output_and_exit_code_of_a_crash(place: Place) -> None:
-    """A process that ended is EXITED with its code, and its last lines can still be read."""
+    """A process that ended is EXITED with its code, and its last lines can still be read.
+
+    One line went to stdout, one to stderr: an engine reads two pipes, so which came first is not known to it.
+    """
     handle = await start(place.driver, place.spec(place.source(Agent.CRASH)))
     assert await end(place.driver, handle) == Observation(Life.EXITED, 3)
 
     async def printed() -> bool:
-        return list(await place.driver.output(handle, 10)) == ["first line", "second line"]
+        return sorted(await place.driver.output(handle, 10)) == ["first line", "second line"]
 
     await eventually(printed)
-    assert list(await place.driver.output(handle, 1)) == ["second line"]
+    assert len(await place.driver.output(handle, 1)) == 1
 
 
 async def test_the_environment_arrives(place: Place) -> None:

@@ -48,9 +48,7 @@ def ask(
     return lambda conn: question(conn, *args, **kwargs)
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.skip(reason="there is no PostgreSQL store yet"))]
-)
+@pytest.fixture(params=["sqlite"])
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     store = Store.open(tmp_path / "cupola.db")
     yield store

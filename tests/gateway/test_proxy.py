@@ -448,3 +448,54 @@ async def test_through_a_real_server(upstream: Upstream) -> None:
         server.close()
         await server.wait_closed()
         await asyncio.gather(*state.tasks)
+
+
+async def test_a_whole_reply_can_be_rewritten(upstream: Upstream) -> None:
+    """With `on_whole`, the caller gets what it makes of the body, under the new length."""
+
+    async def rewrite(status: int, body: bytes) -> bytes:
+        return b"%d %b!" % (status, body)
+
+    async with answering(ok(b"hello", b"content-type: text/plain")) as sandbox:
+        caller = Caller()
+        await forward(
+            upstream,
+            sandbox.address,
+            method="POST",
+            target=b"/",
+            headers=[],
+            body=b"",
+            send=caller.send,
+            receive=caller.receive,
+            on_whole=rewrite,
+        )
+    assert caller.headers == [(b"content-type", b"text/plain"), (b"content-length", b"10")]
+    assert caller.parts == [b"200 hello!"]
+
+
+async def test_an_observer_may_take_his_time(upstream: Upstream) -> None:
+    """A piece goes on only after what `on_chunk` returned was awaited."""
+    order: list[str] = []
+
+    async def keep(part: bytes) -> None:
+        await asyncio.sleep(0)
+        order.append("kept")
+
+    async with answering(ok(b"hello")) as sandbox:
+        caller = Caller()
+
+        async def send(message: Message) -> None:
+            order.append(message["type"])
+
+        await forward(
+            upstream,
+            sandbox.address,
+            method="POST",
+            target=b"/",
+            headers=[],
+            body=b"",
+            send=send,
+            receive=caller.receive,
+            on_chunk=keep,
+        )
+    assert order == ["kept", "http.response.start", "http.response.body"]

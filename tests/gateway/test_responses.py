@@ -140,24 +140,6 @@ async def test_what_the_container_is_told(platform: PlatformUnderTest) -> None:
         assert hidden not in request.headers
 
 
-async def test_what_the_oldest_containers_are_told(platform: PlatformUnderTest) -> None:
-    """Protocol v1: `agent` and the definition's tools in the body, identity in the headers of that time."""
-    tools = [{"type": "code_interpreter"}]
-    definition = {
-        "kind": "hosted",
-        "image": "agent:1",
-        "container_protocol_versions": [{"protocol": "responses", "version": "v1"}],
-        "tools": tools,
-    }
-    await platform.create_version("a1", definition)
-    await platform.hear()
-    (request,) = asked_of(platform)
-    told = orjson.loads(request.body)
-    assert told["agent"]["name"] == "a1"
-    assert told["tools"] == tools
-    assert request.headers["x-aml-oid"] == platform.user
-
-
 # Streams
 
 
@@ -484,3 +466,24 @@ async def test_definitions_without_responses(platform: PlatformUnderTest) -> Non
     answer = await platform.ask()
     assert answer.status == 400
     assert "invocations" in answer.error["message"]
+
+
+async def test_the_old_guides_definition_reaches_any_container(platform: PlatformUnderTest) -> None:
+    """`v1` with tools, as the old guide has it: today's headers arrive, and no tools that a container would refuse."""
+    definition = {
+        "kind": "hosted",
+        "image": "agent:1",
+        "container_protocol_versions": [{"protocol": "responses", "version": "v1"}],
+        "cpu": "1",
+        "memory": "2Gi",
+        "tools": [{"type": "file_search"}],
+    }
+    shown = await platform.create_version("old", definition)
+    assert shown["definition"]["tools"] == [{"type": "file_search"}]
+    asked = {"input": "hi", "agent": {"type": "agent_reference", "name": "old"}}
+    answer = await platform.call("POST", f"{PROJECT}/openai/responses", asked)
+    assert answer.status == 200, answer.body
+    sandbox = next(iter(platform.place.sandboxes.values()))
+    request = sandbox.requests[-1]
+    assert b'"tools"' not in request.body
+    assert {"x-aml-oid", "x-agent-user-id", "x-agent-foundry-call-id"} <= request.headers.keys()

@@ -20,6 +20,7 @@ from cupola.errors import BadRequest, Conflict, NotFound, PayloadTooLarge
 from cupola.ids import new_guid
 from cupola.sandboxes import reconcile
 from cupola.sandboxes.build import MAX_PACKAGE, inspect_zip
+from cupola.sandboxes.places import Places
 from cupola.sessions import Desired, Session
 from cupola.store import Store
 from cupola.store import agents as rows
@@ -37,9 +38,10 @@ _MAX_METADATA = 4 * 1024 * 1024
 class Versions:
     """Handlers, and the one way in which versions come into being (`make`)."""
 
-    def __init__(self, store: Store, provisioning: reconcile.Versions, packages: Path) -> None:
+    def __init__(self, store: Store, provisioning: reconcile.Versions, places: Places, packages: Path) -> None:
         self._store = store
         self._provisioning = provisioning
+        self._places = places
         self._packages = packages
 
     async def create(self, request: Request) -> Response:
@@ -120,6 +122,7 @@ class Versions:
         definition = read_definition(new.definition, code_sha256=sha256)
         now = time.time()
         digest = definition.digest()
+        content = await self._places.identify(definition)
 
         def change(conn: Any) -> tuple[Agent, AgentVersion]:
             agent = rows.get_agent(conn, project, name)
@@ -127,7 +130,7 @@ class Versions:
                 agent = Agent(project=project, name=name, guid=new_guid(), created_at=now)
             versions = rows.newest_versions(conn, project, name, include_drafts=False)
             latest = versions[0] if versions else None
-            if latest is not None and not new.draft and _is_same(latest, new, digest):
+            if latest is not None and not new.draft and _is_same(latest, new, digest, content):
                 return agent, latest
             if len(versions) >= MAX_VERSIONS:
                 raise BadRequest(
@@ -202,8 +205,10 @@ def _is_in_use(session: Session) -> bool:
     return session.desired is Desired.RUNNING
 
 
-def _is_same(latest: AgentVersion, new: NewVersion, digest: str) -> bool:
-    """The no-op rule; a failed version is no reason to refuse another try."""
+def _is_same(latest: AgentVersion, new: NewVersion, digest: str, content: str | None) -> bool:
+    """The no-op rule; a failed version is no reason to refuse another try, nor is a tag that was built anew."""
+    if content is not None and latest.image_content not in (None, content):
+        return False
     return (
         latest.status in (VersionStatus.ACTIVE, VersionStatus.CREATING)
         and latest.definition.digest() == digest

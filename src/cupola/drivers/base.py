@@ -40,9 +40,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A container image, by reference as the caller wrote it."""
+    """A container image, by reference as the caller wrote it.
+
+    `content` is the engine's id of the very image that was meant: a tag may name another one tomorrow.
+    """
 
     image: str
+    content: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +185,16 @@ class Driver(Protocol):
         """
         ...
 
-    async def prepare(self, source: Source, report: Report) -> None:
-        """Makes `source` startable here: pulls an image that is missing, checks its architecture.
+    async def prepare(self, source: Source, report: Report) -> Source:
+        """Makes `source` startable here and returns it pinned: pulls an image that is missing, checks its architecture.
 
-        Raises `StartFailed` with phase `validate` (a source this driver cannot run) or `pull`.
+        Raises `StartFailed` with phase `validate` (a source this driver cannot run) or `pull`, the latter also when
+        an image that was pinned is gone and its reference names another one now.
         """
+        ...
+
+    async def identify(self, image: str) -> str | None:
+        """The id of what `image` names here now; None when it is not here. Pulls nothing."""
         ...
 
     def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:

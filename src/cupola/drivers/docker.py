@@ -34,6 +34,7 @@ from cupola.drivers.base import (
     CodeSource,
     Found,
     Handle,
+    ImageSource,
     Life,
     Listener,
     Observation,
@@ -145,27 +146,51 @@ class DockerDriver:
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
 
+    @property
+    def about(self) -> str:
+        """The engine and its version, once it was asked."""
+        return "a container engine" if self._traits is None else f"{self._traits.name} {self._traits.version}"
+
     async def callback_reach(self) -> CallbackReach:
         return (await self._find_place()).reach
 
-    async def prepare(self, source: Source, report: Report) -> None:
+    async def prepare(self, source: Source, report: Report) -> ImageSource:
         image = _image_of(source)
+        pinned = source.content if isinstance(source, ImageSource) else None
         reference = parse_reference(image)
         place = await self._find_place()
-        found = await self._inspect_image(image)
+        found = await self._inspect_image(pinned or image)
+        if found is None and pinned is not None:
+            found = await self._inspect_image(image)
         if found is None:
             await self._pull(image, reference, report)
             found = await self._inspect_image(image)
         if found is None:
             raise explain_pull(image, reference, "the pull ended before the image was complete")
+        if pinned not in (None, found["Id"]):
+            raise StartFailed(
+                f"The image of this version was removed, and {image} names another one now: create a new version.",
+                phase="pull",
+                code="ImageError",
+            )
         _check_platform(image, found, place.traits)
         self._unprivileged[image] = has_unprivileged_user(found)
+        return ImageSource(image, str(found["Id"]))
+
+    async def identify(self, image: str) -> str | None:
+        found = await self._inspect_image(image)
+        return None if found is None else str(found["Id"])
 
     async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
         image = _image_of(spec.source)
         place = await self._find_place()
         network = place.network or await self._create_network(spec)
-        container = await self._create(spec, place, network)
+        try:
+            container = await self._create(spec, place, network)
+        except StartFailed:
+            if not place.network:
+                await self._remove_own_network(network)  # no handle names it yet
+            raise
         extra = {} if place.network else {NETWORK: network}
         created = Handle(DRIVER, container.id, Step.CREATED, extra=extra)
         yield created
@@ -190,8 +215,8 @@ class DockerDriver:
             async with asyncio.timeout(grace + ANSWER_TIMEOUT):
                 await unless_gone(container.stop(t=math.ceil(grace)))
                 await self._delete(container)
-                if NETWORK in handle.extra:
-                    await remove_network(self._client, handle.extra[NETWORK])
+        if NETWORK in handle.extra:
+            await self._remove_own_network(handle.extra[NETWORK])
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         container = self._client.containers.container(handle.reference)
@@ -285,6 +310,10 @@ class DockerDriver:
     async def _create_network(self, spec: SandboxSpec) -> str:
         with engine_errors("make a network for a sandbox"):
             return await create_sandbox_network(self._client, self._installation, spec.sandbox_id)
+
+    async def _remove_own_network(self, network: str) -> None:
+        with engine_errors("remove the network of a sandbox"):
+            await remove_network(self._client, network)
 
     async def _create(self, spec: SandboxSpec, place: Place, network: str) -> DockerContainer:
         config = container_config(

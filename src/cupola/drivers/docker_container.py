@@ -77,7 +77,7 @@ def container_config(
     """
     assert isinstance(spec.source, ImageSource)
     config: dict[str, Any] = {
-        "Image": spec.source.image,
+        "Image": spec.source.content or spec.source.image,
         "Env": [f"{name}={value}" for name, value in environment(spec).items()],
         "Labels": {**own_labels(installation, spec.sandbox_id), **spec.labels},
         "StopSignal": "SIGTERM",

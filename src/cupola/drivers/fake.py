@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cupola.drivers.base import (
@@ -24,6 +24,7 @@ from cupola.drivers.base import (
     CallbackReach,
     Found,
     Handle,
+    ImageSource,
     Life,
     Listener,
     Observation,
@@ -296,6 +297,7 @@ class FakePlace:
         self.behaviour: Choice = behaviour or Behaviour()
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.homes: dict[str, dict[str, bytes]] = {}
+        self.images: dict[str, str] = {}
         self.starts: Counter[str] = Counter()
         self.stops: Counter[str] = Counter()
 
@@ -325,9 +327,15 @@ class FakeDriver:
     async def callback_reach(self) -> CallbackReach:
         return CallbackReach(bind="127.0.0.1", host="127.0.0.1")
 
-    async def prepare(self, source: Source, report: Report) -> None:
+    async def prepare(self, source: Source, report: Report) -> Source:
         report("preparing")
         await self.place.behaviour_of(source).reach(Moment.PREPARE, ("validate", "pull", "build"))
+        if isinstance(source, ImageSource):
+            return replace(source, content=source.content or await self.identify(source.image))
+        return source
+
+    async def identify(self, image: str) -> str | None:
+        return self.place.images.get(image)
 
     async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
         behaviour = self.place.behaviour_of(spec.source)

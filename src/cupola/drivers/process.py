@@ -148,7 +148,7 @@ class ProcessDriver:
         await self.surroundings()
         return CallbackReach(bind=HOST, host=HOST)
 
-    async def prepare(self, source: Source, report: Report) -> None:
+    async def prepare(self, source: Source, report: Report) -> CodeSource:
         if isinstance(source, ImageSource):
             raise _needs_an_engine(source)
         if not await asyncio.to_thread(source.directory.is_dir):
@@ -157,6 +157,10 @@ class ProcessDriver:
                 phase="validate",
                 code="CodeError",
             )
+        return source
+
+    async def identify(self, image: str) -> str | None:
+        return None
 
     async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
         if not isinstance(spec.source, CodeSource):

@@ -83,6 +83,9 @@ class Invocations:
                 f"Agent '{live.row.agent}' does not speak the invocations protocol; its definition declares "
                 f"{', '.join(p.protocol for p in live.version.definition.protocols)}.",
             )
+        body = await _body(scope, receive)
+        if body is None:
+            return
         serving = live.row.session_id
         headers = self._carrier.headers(scope, live, caller, "invocations")
         reply_headers = []
@@ -96,7 +99,7 @@ class Invocations:
             method=scope["method"],
             target=path.encode() + b"?" + _query(scope, serving),
             headers=headers,
-            body=await _body(scope, receive),
+            body=body,
             scope=scope,
             receive=receive,
             send=send,
@@ -121,14 +124,18 @@ def _query(scope: Scope, session_id: str) -> bytes:
     return b"&".join([*kept, b"agent_session_id=" + session_id.encode()])
 
 
-async def _body(scope: Scope, receive: Receive) -> Body:
-    """The whole body if it came at once (it can be sent again then), else what has come and the rest as it comes."""
+async def _body(scope: Scope, receive: Receive) -> Body | None:
+    """The whole body if it came at once (it can be sent again then), else what has come and the rest as it comes.
+
+    None when the caller has left meanwhile.
+    """
     if scope["method"] == "GET":
         return b""
     message = await receive()
-    if message["type"] == "http.disconnect" or not message.get("more_body"):
+    if message["type"] == "http.disconnect":
+        return None
+    if not message.get("more_body"):
         return bytes(message.get("body", b""))
-
     return _joined(message.get("body", b""), receive)
 
 

@@ -307,7 +307,11 @@ def _require_protocol(live: LiveSandbox) -> None:
 
 
 def _for_container(ask: _Ask, live: LiveSandbox) -> dict[str, Any]:
-    """The body that a container gets: its session and agent; the oldest adapters read `agent` and tools from it."""
+    """The body that a container gets: its session and agent; the oldest adapters read `agent`.
+
+    The definition's tools stay out of it: adapters of today refuse a body with tools that they cannot run, and the
+    guide that most users follow declares `v1` and tools for any image.
+    """
     reference = {"type": "agent_reference", "name": live.row.agent, "version": live.row.version}
     body = {key: value for key, value in ask.body.items() if key not in ("agent", "agent_reference")}
     body["agent_session_id"] = live.row.session_id
@@ -315,8 +319,6 @@ def _for_container(ask: _Ask, live: LiveSandbox) -> dict[str, Any]:
     declared = live.version.definition.protocol("responses")
     if declared is not None and declared.version == "v1":
         body["agent"] = reference
-        if live.version.definition.tools and "tools" not in body:
-            body["tools"] = [dict(tool) for tool in live.version.definition.tools]
     return body
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -23,6 +25,8 @@ from cupola.store import sessions as session_rows
 log = structlog.get_logger()
 
 _LONGEST_PAUSE = 5.0
+_PATIENCE = 2.0
+"""Seconds that a pass waits for the sandboxes that it stops."""
 
 
 class Reaper:
@@ -40,7 +44,8 @@ class Reaper:
         self._sandboxes = sandboxes
         self._default_timeout = default_timeout
         self._clock = clock
-        self._touched: dict[SessionKey, float] = {}
+        self._reaping: set[asyncio.Task[None]] = set()
+        self._touched: dict[tuple[str, str, str], float] = {}
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
@@ -57,15 +62,41 @@ class Reaper:
         """One pass."""
         now = self._clock()
         await self._keep_accesses()
-        await self._count_background()
+        await self._see_what_has_finished(now)
         idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
-        await asyncio.gather(*(self._reap(live) for live in idle))
+        await self._reap_all(idle)
         await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
+
+    async def _see_what_has_finished(self, now: float) -> None:
+        """A background response counts as activity until its container has stored its last word."""
+        for live in self._sandboxes.live:
+            if live.background and not live.open_requests and live.session is not None:
+                running = await self._store.read(partial(_running_responses, key=live.session.key))
+                if finished := live.background - running:
+                    live.background -= finished
+                    live.last = now
 
     def _is_idle(self, live: LiveSandbox, now: float) -> bool:
         return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
 
+    async def _reap_all(self, idle: Sequence[LiveSandbox]) -> None:
+        """Stops them side by side; one that uses up its grace does not hold up the pass."""
+        tasks = [asyncio.create_task(self._reap(live)) for live in idle]
+        self._reaping.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._reaping.discard)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PATIENCE)
+
     async def _reap(self, live: LiveSandbox) -> None:
+        try:
+            await self._stop(live)
+        except CupolaError as error:
+            log.warning("could not stop an idle sandbox", sandbox=live.row.id, reason=error.message)
+
+    async def _stop(self, live: LiveSandbox) -> None:
+        if live.stopping or not self._is_idle(live, self._clock()):
+            return  # a request came while this task was waiting for its turn
         if live.session is None:
             self._sandboxes.live.remove(live)
             await self._sandboxes.discard_warm(live)
@@ -78,26 +109,6 @@ class Reaper:
         except CupolaError as error:
             log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
 
-    async def _count_background(self) -> None:
-        """Learns from the store which background responses still run, since their ends pass by the gateway.
-
-        Not while a request is open: it may be the one that begins them.
-        """
-        quiet = {live.session.key: live for live in self._sandboxes.live if live.session and not live.open_requests}
-        if not quiet:
-            return
-        unfinished = await self._store.read(lambda conn: response_rows.in_progress_responses(conn, list(quiet)))
-        running: dict[SessionKey, set[str]] = {key: set() for key in quiet}
-        for response in unfinished:
-            if response.background and response.session is not None:
-                running[(response.project, response.agent, response.session)].add(response.id)
-        for key, live in quiet.items():
-            if live.open_requests:
-                continue
-            if live.background - running[key]:
-                live.last = self._clock()
-            live.background = running[key]
-
     async def _keep_accesses(self) -> None:
         accessed = {
             live.session.key: live.last
@@ -107,3 +118,7 @@ class Reaper:
         if accessed:
             await self._store.write(lambda conn: session_rows.touch_sessions(conn, accessed))
         self._touched = {live.session.key: live.last for live in self._sandboxes.live if live.session is not None}
+
+
+def _running_responses(conn: Any, key: SessionKey) -> set[str]:
+    return {response.id for response in response_rows.in_progress_responses(conn, [key])}

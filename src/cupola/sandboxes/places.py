@@ -6,6 +6,8 @@ again when an image asks for it, so that `systemctl start docker` is enough to m
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,10 @@ class Places:
             place = self._found[kind] = await self._finders[kind]()
         return place
 
+    def found(self) -> list[Place]:
+        """The places that were needed so far."""
+        return list(self._found.values())
+
     async def every(self) -> list[Place]:
         """All places that can be reached now, each once."""
         found: dict[str, Place] = {}
@@ -81,7 +87,7 @@ class Places:
     async def prepare(self, version: AgentVersion, place: Place, on_phase: OnPhase | None = None) -> Prepared:
         """Pulls or builds what `version` runs, once per image or zip. Raises StartFailed."""
         definition = version.definition
-        key = definition.image or f"{version.agent}:{definition.digest()}"
+        key = _key(version)
         known = self._prepared.get(key)
         if known is not None:
             return known
@@ -89,9 +95,8 @@ class Places:
         if definition.image is not None:
             if on_phase is not None:
                 await on_phase(Phase.PULL)
-            source = ImageSource(definition.image)
-            await place.driver.prepare(source, report)
-            prepared = Prepared(source)
+            wanted = ImageSource(definition.image, version.image_content)
+            prepared = Prepared(await place.driver.prepare(wanted, report))
         else:
             assert definition.code is not None
             if on_phase is not None:
@@ -106,15 +111,35 @@ class Places:
                 environments=self._environments,
                 report=report,
             )
-            await place.driver.prepare(built.source, report)
-            prepared = Prepared(built.source, tuple(built.warnings))
+            prepared = Prepared(await place.driver.prepare(built.source, report), tuple(built.warnings))
         self._prepared[key] = prepared
         return prepared
 
     def forget(self, version: AgentVersion) -> None:
         """Prepares anew next time: what was prepared may have been removed behind our back."""
-        self._prepared.pop(version.definition.image or f"{version.agent}:{version.definition.digest()}", None)
+        self._prepared.pop(_key(version), None)
+
+    async def identify(self, definition: Definition) -> str | None:
+        """The engine's id of what the definition's image names now; None when that is not known here."""
+        if definition.image is None:
+            return None
+        try:
+            return await (await self.images()).driver.identify(definition.image)
+        except DriverUnavailable:
+            return None
+
+    async def discard_code(self, sha256: str) -> None:
+        """Removes an uploaded zip that no version runs any more, and what was unpacked from it."""
+        await asyncio.to_thread(self.package(sha256).unlink, missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._builds / sha256, ignore_errors=True)
 
     def package(self, sha256: str) -> Path:
         """Where the uploaded zip with that hash is kept."""
         return self._packages / f"{sha256}.zip"
+
+
+def _key(version: AgentVersion) -> str:
+    definition = version.definition
+    if definition.image is not None:
+        return f"{definition.image}@{version.image_content}"
+    return f"{version.agent}:{definition.digest()}"

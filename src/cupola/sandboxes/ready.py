@@ -163,6 +163,7 @@ class Sandboxes:
         try:
             place = await self._places.of(version.definition)
             prepared = await self._places.prepare(version, place)
+            await self._undo_what_was_left(session)
             row = self._starter.new_row(version, place, session, session.id)
             await self._store.write(lambda conn: _put_both(conn, session, row))
             live = await self._starter.start(row, agent, version, place, prepared.source, session)
@@ -184,6 +185,15 @@ class Sandboxes:
             seconds=round(self._clock() - began, 3),
         )
         return live
+
+    async def _undo_what_was_left(self, session: Session) -> None:
+        """Stops a sandbox that an earlier stop could not reach: a session never has two."""
+        left = await self._store.read(lambda conn: sandbox_rows.sandbox_of_session(conn, *session.key))
+        if left is None:
+            return
+        for place in self._places.found():
+            if place.driver.name == left.driver:
+                await self._starter.undo(left, place.driver)
 
     async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
         failed = session.to_failed(failure)
@@ -230,7 +240,12 @@ class Sandboxes:
 
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
         self.live.remove(live)
-        await self._starter.stop(live, grace=grace)
+        try:
+            await self._starter.stop(live, grace=grace)
+        except CupolaError:
+            live.stopping = False  # the driver is away: the next pass looks at it again
+            self.live.add(live)
+            raise
         if live.session is not None:
             idle = live.session.to_accessed(live.last).to_idle(self._clock())
             await self._store.write(lambda conn: _put_if_there(conn, idle))

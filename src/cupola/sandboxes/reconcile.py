@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from cupola.agents import AgentVersion, Failure, Phase, VersionStatus
-from cupola.drivers.base import LABEL_SANDBOX, Handle, Life, Step
+from cupola.drivers.base import LABEL_SANDBOX, Handle, ImageSource, Life, Step
 from cupola.errors import CupolaError
 from cupola.ids import new_session_id
 from cupola.sandboxes import evidence
@@ -107,7 +107,8 @@ class Versions:
         place = await self._places.of(version.definition)
         self._places.forget(version)
         prepared = await self._places.prepare(version, place, on_phase)
-        current = replace(current, warnings=(*current.warnings, *prepared.warnings))
+        content = prepared.source.content if isinstance(prepared.source, ImageSource) else None
+        current = replace(current, warnings=(*current.warnings, *prepared.warnings), image_content=content)
         await on_phase(Phase.CREATE)
         row = self._starter.new_row(version, place, None, new_session_id())
         await self._store.write(lambda conn: sandbox_rows.put_sandbox(conn, row))
@@ -140,6 +141,9 @@ class Versions:
         await asyncio.gather(*(self._sandboxes.delete_session(session) for session in sessions))
         self._places.forget(version)
         await self._store.write(lambda conn: agent_rows.delete_version(conn, *key_of(version)))
+        code = version.definition.code
+        if code is not None and not await self._store.read(lambda conn: agent_rows.code_in_use(conn, code.sha256)):
+            await self._places.discard_code(code.sha256)
 
     async def aclose(self) -> None:
         """Breaks off what is being provisioned; it is begun again at the next start."""

@@ -38,11 +38,15 @@ OnPhase = Callable[[Phase], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A driver, how its sandboxes reach the platform, and whether a bind to loopback is reached there."""
+    """A driver, how its sandboxes reach the platform, and whether a bind to loopback is reached there.
+
+    `about` names for people what is behind the driver: the engine and its version.
+    """
 
     driver: Driver
     callbacks: CallbackEndpoint
     loopback_answers: bool
+    about: str = ""
 
 
 class CouldNotStart(CupolaError):

@@ -91,6 +91,7 @@ def put_version(conn: Connection, version: AgentVersion) -> None:
         "metadata": dict(version.metadata),
         "draft": version.draft,
         "warnings": list(version.warnings),
+        "image_content": version.image_content,
     }
     try:
         upsert(conn, versions, row, _VERSION_KEYS)
@@ -183,4 +184,5 @@ def _version(row: Row[Any]) -> AgentVersion:
         metadata=row._mapping["metadata"],
         draft=row.draft,
         warnings=tuple(row.warnings),
+        image_content=row.image_content,
     )

@@ -31,7 +31,11 @@ _LIVE = (
     )
     .order_by(sessions.c.seq)
 )
-_LONG_UNUSED = select(sessions).where(sessions.c.last_accessed_at <= bindparam("p_until")).order_by(sessions.c.seq)
+_LONG_UNUSED = (
+    select(sessions)
+    .where(sessions.c.last_accessed_at <= bindparam("p_until"))
+    .order_by(sessions.c.last_accessed_at, sessions.c.seq)
+)
 _TOUCH = (
     update(sessions)
     .where(_THIS, sessions.c.last_accessed_at < bindparam("p_accessed"))
@@ -110,7 +114,7 @@ def touch_sessions(conn: Connection, accessed: Mapping[tuple[str, str, str], flo
 
 
 def expired_sessions(conn: Connection, now: float) -> list[Session]:
-    """Sessions past their lifetime that nobody has deleted yet."""
+    """Sessions past their lifetime that nobody has deleted yet, longest unused first."""
     slack = 1.0  # the column is compared with a difference, the domain compares a sum: let it have the last word
     found = map(_session, conn.execute(_LONG_UNUSED, {"p_until": now - LIFETIME + slack}))
     return [session for session in found if session.status(now) is SessionStatus.EXPIRED]

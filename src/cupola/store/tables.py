@@ -83,6 +83,7 @@ versions = Table(
     Column("metadata", _Json, nullable=False),
     Column("draft", Boolean, nullable=False),
     Column("warnings", _Json, nullable=False),
+    _text("image_content", nullable=True),
     UniqueConstraint("project", "agent", "version"),
     ForeignKeyConstraint(["project", "agent"], ["agents.project", "agents.name"], ondelete="CASCADE"),
     Index(None, "status"),
@@ -108,6 +109,7 @@ sessions = Table(
     _text("observed"),
     Column("failure", _Json),
     UniqueConstraint("project", "agent", "id"),
+    Index(None, "project", "agent", "seq"),
     Index(None, "project", "agent", "version"),
     Index(None, "last_accessed_at"),
     Index(None, "desired"),
@@ -210,6 +212,7 @@ conversation_items = Table(
     _text("user"),
     _text("item"),
     UniqueConstraint("project", "conversation", "item"),
+    Index(None, "project", "conversation", "seq"),
     sqlite_autoincrement=True,
 )
 """The places of a conversation, oldest first. The item itself is the user's, in `items`."""

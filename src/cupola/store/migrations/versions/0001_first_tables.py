@@ -46,6 +46,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("project", "conversation", "item", name=op.f("uq_conversation_items")),
         sqlite_autoincrement=True,
     )
+    op.create_index(
+        op.f("ix_conversation_items_project_conversation_seq"),
+        "conversation_items",
+        ["project", "conversation", "seq"],
+        unique=False,
+    )
     op.create_table(
         "conversations",
         sa.Column("seq", _SEQUENCE, autoincrement=True, nullable=False),
@@ -152,6 +158,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("project", "agent", "id", name=op.f("uq_sessions")),
         sqlite_autoincrement=True,
     )
+    op.create_index(op.f("ix_sessions_project_agent_seq"), "sessions", ["project", "agent", "seq"], unique=False)
     op.create_index(op.f("ix_sessions_desired"), "sessions", ["desired"], unique=False)
     op.create_index(op.f("ix_sessions_last_accessed_at"), "sessions", ["last_accessed_at"], unique=False)
     op.create_index(op.f("ix_sessions_observed"), "sessions", ["observed"], unique=False)
@@ -174,6 +181,7 @@ def upgrade() -> None:
         sa.Column("metadata", _JSON, nullable=False),
         sa.Column("draft", sa.Boolean(), nullable=False),
         sa.Column("warnings", _JSON, nullable=False),
+        sa.Column("image_content", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["project", "agent"], ["agents.project", "agents.name"], name=op.f("fk_versions_agents"), ondelete="CASCADE"
         ),

@@ -1,0 +1,74 @@
+"""Reads run on the event loop, so none may walk through a table that grows with use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from cupola.agents import VersionStatus
+from cupola.store import Page, agents, conversations, responses, sandboxes, sessions, sqlite
+from cupola.store.migrate import migrate
+from tests.store import shapes
+from tests.store.shapes import AGENT, PROJECT, USER
+
+PAGE = Page(limit=5)
+QUESTIONS: dict[str, Callable[[Connection], Any]] = {
+    "get_agent": lambda c: agents.get_agent(c, PROJECT, AGENT),
+    "list_agents": lambda c: agents.list_agents(c, PROJECT, PAGE),
+    "get_version": lambda c: agents.get_version(c, PROJECT, AGENT, "1"),
+    "list_versions": lambda c: agents.list_versions(c, PROJECT, AGENT, PAGE),
+    "newest_versions": lambda c: agents.newest_versions(c, PROJECT, AGENT),
+    "latest_version": lambda c: agents.latest_version(c, PROJECT, AGENT),
+    "latest_versions": lambda c: agents.latest_versions(c, PROJECT, [AGENT]),
+    "versions_in": lambda c: agents.versions_in(c, [VersionStatus.CREATING]),
+    "code_in_use": lambda c: agents.code_in_use(c, "abc"),
+    "get_session": lambda c: sessions.get_session(c, PROJECT, AGENT, "s1"),
+    "list_sessions": lambda c: sessions.list_sessions(c, PROJECT, AGENT, PAGE),
+    "sessions_of_version": lambda c: sessions.sessions_of_version(c, PROJECT, AGENT, "1"),
+    "live_sessions": sessions.live_sessions,
+    "expired_sessions": lambda c: sessions.expired_sessions(c, 1e9),
+    "touch_sessions": lambda c: sessions.touch_sessions(c, {(PROJECT, AGENT, "s1"): 2.0}),
+    "delete_session": lambda c: sessions.delete_session(c, PROJECT, AGENT, "s1"),
+    "session_of_conversation": lambda c: sessions.session_of_conversation(c, PROJECT, AGENT, "conv_1"),
+    "sandbox_of_session": lambda c: sandboxes.sandbox_of_session(c, PROJECT, AGENT, "s1"),
+    "get_response": lambda c: responses.get_response(c, PROJECT, "caresp_1"),
+    "in_progress_responses": lambda c: responses.in_progress_responses(c, None),
+    "save_response": lambda c: responses.save_response(c, shapes.response(status="completed", output=("o",))),
+    "get_items": lambda c: responses.get_items(c, PROJECT, ["a", "b"], USER),
+    "history_of_conversation": lambda c: responses.history_of_conversation(c, PROJECT, "conv_1"),
+    "list_items": lambda c: conversations.list_items(c, PROJECT, "conv_1", PAGE),
+    "get_item": lambda c: conversations.get_item(c, PROJECT, "conv_1", "a"),
+}
+BY_PARTIAL_INDEX = "SCAN responses USING INDEX responses_in_progress"
+"""Walks through the unfinished responses only."""
+
+PAGED = ("list_sessions", "list_items")
+"""These lists grow without bound: a page must not cost a sort of the whole."""
+
+
+@pytest.fixture
+def conn(tmp_path: Path) -> Iterator[Connection]:
+    conn = sqlite.connect(tmp_path / "cupola.db", writes=True)
+    migrate(conn, tmp_path / "cupola.db")
+    yield conn
+    sqlite.close(conn)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_no_question_scans_a_table(conn: Connection, name: str) -> None:
+    """Every statement of the question finds its rows by an index."""
+    raw = sqlite.raw(conn)
+    asked: list[str] = []
+    raw.set_trace_callback(asked.append)
+    QUESTIONS[name](conn)
+    raw.set_trace_callback(None)
+    assert asked
+    for statement in asked:
+        steps = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        assert [step for step in steps if step.startswith("SCAN") and step != BY_PARTIAL_INDEX] == [], statement
+        if name in PAGED:
+            assert "USE TEMP B-TREE FOR ORDER BY" not in steps, statement
