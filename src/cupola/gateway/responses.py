@@ -348,7 +348,8 @@ def input_items_of(value: object, near: str) -> Sequence[Mapping[str, Any]]:
 def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
     """An item as it is kept and shown: with id, type and status, its text as content parts."""
     item = {"type": "message", "status": "completed", **entry}
-    item["id"] = entry.get("id") or new_item_id("msg" if item["type"] == "message" else "itm", near)
+    if not isinstance(entry.get("id"), str) or not entry["id"]:
+        item["id"] = new_item_id("msg" if item["type"] == "message" else "itm", near)
     if item["type"] == "message" and isinstance(item.get("content"), str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
         item["content"] = [{"type": kind, "text": item["content"]}]
