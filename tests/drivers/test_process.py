@@ -217,6 +217,7 @@ async def test_a_process_that_was_not_written_down_is_found(tmp_path: Path, vari
     """Killed between starting a process and noting its id, the server's successor still finds and ends it."""
     async with open_place(tmp_path, f"test-{uuid4().hex}", variant) as place:
         handles = [handle async for handle in place.driver.start(place.spec(place.source(Agent.ECHO)))]
+        assert await serves(handles[-1])  # while a program replaces its shell, its environment reads empty
         file = tmp_path / "state" / "sandboxes" / f"{handles[0].reference}.json"
         process = handles[-1].extra["process"]
         written = file.read_text()
