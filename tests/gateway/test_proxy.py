@@ -83,6 +83,10 @@ async def carry(
     heard: list[bytes] | None = None,
     extra: Sequence[Header] = (),
 ) -> Outcome:
+
+    async def lost() -> bytes | None:
+        return last
+
     return await forward(
         upstream,
         sandbox.address,
@@ -94,7 +98,7 @@ async def carry(
         receive=caller.receive,
         extra_reply_headers=extra,
         on_chunk=None if heard is None else heard.append,
-        on_lost=None if last is None else lambda: last,
+        on_lost=None if last is None else lost,
         keepalive=keepalive,
     )
 
