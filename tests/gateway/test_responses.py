@@ -54,7 +54,7 @@ async def test_a_caller_who_leaves_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_the_old_guides_definition_reaches_any_container(platform: PlatformUnderTest) -> None:
-    """`v1` with tools, as the old guide has it: the container gets today's headers, and no tools that it would refuse."""
+    """`v1` with tools, as the old guide has it: today's headers arrive, and no tools that a container would refuse."""
     definition = {
         "kind": "hosted",
         "image": "agent:1",
