@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 from cupola.errors import CupolaError, SetupError
 
 _SECRET_BYTES = 32
-_PROBE_BYTES = 64 * 1024  # a full disk still takes small writes into half-used blocks
+_PROBE_BYTES = 1024 * 1024  # a first start writes half of it; what comes after has no sentence of its own
 _LOCK_PATIENCE = 1.0  # seconds: whoever only looks holds the lock for microseconds
 
 
