@@ -37,7 +37,9 @@ def count() -> int:
 def look(asked: dict[str, Any]) -> dict[str, Any]:
     """What comes of one look around."""
     if asked["look"] == "environment":
-        return {"environment": dict(os.environ), "address": socket.gethostbyname(socket.gethostname())}
+        return {"environment": dict(os.environ)}
+    if asked["look"] == "address":
+        return {"address": socket.gethostbyname(socket.gethostname())}
     if asked["look"] == "connect":
         try:
             socket.create_connection((asked["host"], asked["port"]), timeout=asked["timeout"]).close()
