@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -71,13 +71,6 @@ class Caller:
         return len(self.messages) > 1 and not self.messages[-1]["more_body"]
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    client = Upstream()
-    yield client
-    await client.aclose()
-
-
 async def carry(
     upstream: Upstream,
     sandbox: Sandbox,
@@ -90,6 +83,10 @@ async def carry(
     heard: list[bytes] | None = None,
     extra: Sequence[Header] = (),
 ) -> Outcome:
+
+    async def lost() -> bytes | None:
+        return last
+
     return await forward(
         upstream,
         sandbox.address,
@@ -101,7 +98,7 @@ async def carry(
         receive=caller.receive,
         extra_reply_headers=extra,
         on_chunk=None if heard is None else heard.append,
-        on_lost=None if last is None else lambda: last,
+        on_lost=None if last is None else lost,
         keepalive=keepalive,
     )
 

@@ -13,7 +13,7 @@ from cupola.drivers.base import ImageSource, Source
 from cupola.drivers.fake import Behaviour, Moment
 from cupola.errors import StartFailed
 from tests.support.agents import ECHO, echo
-from tests.support.platform import DEFINITION, OPENAI, PROJECT, PlatformUnderTest, open_platform
+from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest, open_platform
 
 AGENT = f"{PROJECT}/agents/a1"
 
@@ -313,12 +313,3 @@ async def test_a_house_full_of_work_is_a_429(tmp_path: Path) -> None:
         assert "CUPOLA_MAX_SANDBOXES" in refused.error["message"]
         gate.set()
         assert (await busy).status == 200
-
-
-async def test_a_body_that_is_not_for_this_protocol(platform: PlatformUnderTest) -> None:
-    """An agent that only speaks invocations says so."""
-    only = {**DEFINITION, "protocol_versions": [{"protocol": "invocations", "version": "2.0.0"}]}
-    await platform.create_version("a1", only)
-    answer = await platform.call("POST", f"{OPENAI}/responses", {"input": "x"})
-    assert answer.status == 400
-    assert "declares invocations" in answer.error["message"]

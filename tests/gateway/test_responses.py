@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from tests.support.agents import slow
-from tests.support.platform import PROJECT, PlatformUnderTest, open_platform
+import orjson
+import pytest
 
-BASE = f"{PROJECT}/agents/a1/endpoint/protocols/openai/v1"
+from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
+from tests.support.agents import EVENTS, echo, event, response_body, slow
+from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
+
+BASE = OPENAI
+
+
+async def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Lets everything else run until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def events_of(answer: Answer) -> list[Mapping[str, Any]]:
+    """The payloads of an event stream."""
+    blocks = [block for block in answer.body.split(b"\n\n") if b"data:" in block]
+    return [orjson.loads(block.split(b"data:", 1)[1]) for block in blocks]
+
+
+def asked_of(platform: PlatformUnderTest) -> list[Request]:
+    """What the sandboxes were asked, but for their readiness."""
+    return [
+        request
+        for sandbox in platform.place.sandboxes.values()
+        for request in sandbox.requests
+        if request.path != "/readiness"
+    ]
+
+
+async def retrieved(platform: PlatformUnderTest, response_id: str) -> Mapping[str, Any]:
+    answer = await platform.call("GET", f"{BASE}/responses/{response_id}")
+    assert answer.status == 200, answer.body
+    body: Mapping[str, Any] = answer.json()
+    return body
 
 
 async def test_answers_and_keeps_the_response(platform: PlatformUnderTest) -> None:
@@ -24,6 +60,89 @@ async def test_answers_and_keeps_the_response(platform: PlatformUnderTest) -> No
     assert kept.json()["output"] == body["output"]
 
 
+@pytest.mark.parametrize("base", [BASE, BASE.removesuffix("/v1")])
+async def test_both_base_layouts(platform: PlatformUnderTest, base: str) -> None:
+    """`…/openai` and `…/openai/v1`, with any `api-version` or none."""
+    await platform.create_version()
+    for query in ("", "?api-version=v1", "?api-version=2025-11-15-preview"):
+        answer = await platform.call("POST", f"{base}/responses{query}", {"input": "x"})
+        assert answer.status == 200
+        assert (await platform.call("GET", f"{base}/responses/{answer.json()['id']}{query}")).status == 200
+
+
+@pytest.mark.parametrize("key", ["agent_reference", "agent"])
+@pytest.mark.parametrize("base", ["openai", "openai/v1"])
+async def test_older_sdks_go_through_the_project(platform: PlatformUnderTest, base: str, key: str) -> None:
+    """With the agent named in the body, under either key."""
+    await platform.create_version()
+    body = {"input": "hi", key: {"name": "a1", "type": "agent_reference"}}
+    answer = await platform.call("POST", f"{PROJECT}/{base}/responses?api-version=2025-11-15-preview", body)
+    assert answer.status == 200, answer.body
+    found = await platform.call("GET", f"{PROJECT}/{base}/responses/{answer.json()['id']}")
+    assert found.json()["output"][0]["content"][0]["text"] == "You said: hi"
+
+
+async def test_a_request_for_a_model_is_not_served(platform: PlatformUnderTest) -> None:
+    """501 with a sentence that names what is missing."""
+    answer = await platform.call("POST", f"{PROJECT}/openai/v1/responses", {"model": "gpt-4o", "input": "x"})
+    assert (answer.status, answer.error["code"]) == (501, "not_implemented")
+    assert "agent_reference" in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stream": "yes"}, "stream"),
+        ({"store": 1}, "store"),
+        ({"previous_response_id": 5}, "previous_response_id"),
+        ({"conversation": 5}, "conversation"),
+        ({"agent_session_id": {}}, "agent_session_id"),
+        ({"conversation": "c", "previous_response_id": "r"}, "previous_response_id"),
+        ({"background": True, "store": False}, "background"),
+        ({"previous_response_id": "caresp_unknown"}, "previous_response_id"),
+        ({"conversation": "conv_unknown"}, "conversation"),
+    ],
+)
+async def test_fields_at_fault_are_named(platform: PlatformUnderTest, fields: dict[str, Any], param: str) -> None:
+    """400 or 404 with the parameter; no session is begun for it."""
+    await platform.create_version()
+    answer = await platform.ask(**fields)
+    assert answer.status in (400, 404)
+    assert answer.error["param"] == param
+    assert asked_of(platform) == []
+
+
+@pytest.mark.parametrize("reference", ["a1", {}, {"name": 5}, []])
+async def test_odd_references(platform: PlatformUnderTest, reference: object) -> None:
+    """An agent reference that is none is named; an empty one names no agent."""
+    answer = await platform.call("POST", f"{PROJECT}/openai/v1/responses", {"agent_reference": reference})
+    assert answer.status in (400, 501)
+
+
+async def test_what_the_container_is_told(platform: PlatformUnderTest) -> None:
+    """Session, agent, ids and user; neither the caller's token nor his other headers."""
+    await platform.create_version()
+    headers = {"x-client-trace": "t", "cookie": "c=1", "x-secret": "s", "x-forwarded-for": "1.2.3.4"}
+    body = {"input": "x", "agent": {"name": "a1"}, "temperature": 0.5}
+    answer = await platform.call("POST", f"{BASE}/responses", body, headers=headers)
+    (request,) = asked_of(platform)
+    told = orjson.loads(request.body)
+    assert told["temperature"] == 0.5
+    assert told["agent_session_id"] == answer.json()["agent_session_id"]
+    assert told["agent_reference"] == {"type": "agent_reference", "name": "a1", "version": "1"}
+    assert "agent" not in told
+    assert request.headers["x-agent-response-id"] == answer.json()["id"]
+    assert request.headers["x-agent-user-id"] == platform.user
+    call = platform.tokens.call(request.headers["x-agent-foundry-call-id"])
+    assert (call.user, call.agent, call.session) == (platform.user, "a1", answer.json()["agent_session_id"])
+    assert request.headers["x-client-trace"] == "t"
+    for hidden in ("authorization", "cookie", "x-secret", "x-forwarded-for"):
+        assert hidden not in request.headers
+
+
+# Streams
+
+
 async def test_streams_untouched_and_keeps_the_end(platform: PlatformUnderTest) -> None:
     """Events pass one by one; after the last one the response is in the store."""
     await platform.create_version()
@@ -33,6 +152,23 @@ async def test_streams_untouched_and_keeps_the_end(platform: PlatformUnderTest) 
     response_id = answer.body.split(b'"id":"')[1].split(b'"')[0].decode()
     kept = await platform.call("GET", f"{BASE}/responses/{response_id}")
     assert kept.json()["status"] == "completed"
+
+
+async def test_a_running_stream_can_be_looked_up(tmp_path: Path) -> None:
+    """From its first event on the response is there, in progress."""
+    gate, begun = asyncio.Event(), asyncio.Event()
+    async with open_platform(tmp_path, slow(gate)) as platform:
+        await platform.create_version()
+        asking = asyncio.create_task(
+            platform.call("POST", f"{BASE}/responses", {"input": "x", "stream": True}, on_chunk=begun)
+        )
+        await begun.wait()
+        (request,) = asked_of(platform)
+        response_id = request.headers["x-agent-response-id"]
+        assert (await retrieved(platform, response_id))["status"] == "in_progress"
+        gate.set()
+        assert (await asking).status == 200
+        assert (await retrieved(platform, response_id))["status"] == "completed"
 
 
 async def test_a_caller_who_leaves_is_noticed(tmp_path: Path) -> None:
@@ -47,10 +183,289 @@ async def test_a_caller_who_leaves_is_noticed(tmp_path: Path) -> None:
         left.set()
         await asking
         sandbox = next(iter(platform.place.sandboxes.values()))
-        async with asyncio.timeout(5):
-            while not sandbox.abandoned:
-                await asyncio.sleep(0)
+        await wait_until(lambda: sandbox.abandoned > 0)
         assert all(live.open_requests == 0 for live in platform.platform.sandboxes.live)
+
+
+async def test_what_nobody_finished_ends_with_its_sandbox(tmp_path: Path) -> None:
+    """A response whose caller left is failed when the sandbox stops: nobody will write its end."""
+    gate, left, begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with open_platform(tmp_path, slow(gate)) as platform:
+        await platform.create_version()
+        asking = asyncio.create_task(
+            platform.call("POST", f"{BASE}/responses", {"input": "x", "stream": True}, left=left, on_chunk=begun)
+        )
+        await begun.wait()
+        (request,) = asked_of(platform)
+        left.set()
+        await asking
+        platform.clock.now += 901
+        await platform.platform.reaper.once()
+        assert platform.running() == []
+        body = await retrieved(platform, request.headers["x-agent-response-id"])
+        assert body["status"] == "failed"
+        assert "stopped" in body["error"]["message"]
+
+
+def dying(*, begin: bool, exits: int = 1) -> Behaviour:
+    """The first sandbox that is asked dies, in the middle of its stream or before it; later ones echo."""
+    died: list[FakeSandbox] = []
+
+    async def stream(sandbox: FakeSandbox, request: Request) -> AsyncIterator[bytes]:
+        yield event(0, "response.created", response=response_body(request, "", "in_progress"))
+        yield event(1, "response.output_text.delta", delta="You ")
+        sandbox.exit(exits)
+        await asyncio.Event().wait()
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        if died:
+            return await echo(sandbox, request)
+        died.append(sandbox)
+        if begin:
+            return Reply(200, EVENTS, stream(sandbox, request))
+        sandbox.exit(exits)
+        raise ConnectionResetError
+
+    return Behaviour(handler=answer)
+
+
+async def test_a_sandbox_that_dies_in_the_middle(tmp_path: Path) -> None:
+    """The stream ends with `response.failed`, and that is what is stored when the caller sees it."""
+    async with open_platform(tmp_path, dying(begin=True)) as platform:
+        await platform.create_version()
+        answer = await platform.ask(stream=True)
+        events = events_of(answer)
+        assert [one["type"] for one in events] == [
+            "response.created",
+            "response.output_text.delta",
+            "response.failed",
+        ]
+        assert [one["sequence_number"] for one in events] == [0, 1, 2]
+        failed = events[-1]["response"]
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+        kept = await retrieved(platform, failed["id"])
+        assert kept["status"] == "failed"
+        assert kept["error"]["message"]
+        assert platform.running() == []
+        assert (await platform.ask()).status == 200
+
+
+async def test_a_failed_stream_that_was_not_to_be_stored_is_not(tmp_path: Path) -> None:
+    """`store: false` holds for failures, too."""
+    async with open_platform(tmp_path, dying(begin=True)) as platform:
+        await platform.create_version()
+        events = events_of(await platform.ask(stream=True, store=False))
+        assert events[-1]["type"] == "response.failed"
+        answer = await platform.call("GET", f"{BASE}/responses/{events[-1]['response']['id']}")
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_sandbox_that_dies_before_it_answers_is_replaced(tmp_path: Path, stream: bool) -> None:
+    """Once, in the same session, and the caller notices nothing."""
+    async with open_platform(tmp_path, dying(begin=False)) as platform:
+        await platform.create_version()
+        answer = await platform.ask(agent_session_id="s", stream=stream)
+        assert answer.status == 200, answer.body
+        assert b"You said: hello" in answer.body or b"hello" in answer.body
+        assert platform.place.starts["s"] == 2
+        assert len(platform.running()) == 2
+
+
+async def test_a_sandbox_found_dead_is_replaced(platform: PlatformUnderTest) -> None:
+    """It died while nobody asked."""
+    await platform.create_version()
+    session = (await platform.hear())["agent_session_id"]
+    platform.sandbox.exit(1)
+    answer = await platform.ask(agent_session_id=session)
+    assert answer.status == 200
+    assert answer.json()["agent_session_id"] == session
+
+
+async def test_a_sandbox_that_dies_again_and_again_is_a_502(tmp_path: Path) -> None:
+    """One more try, not more."""
+
+    async def die(sandbox: FakeSandbox, request: Request) -> Reply:
+        sandbox.exit(1)
+        raise ConnectionResetError
+
+    async with open_platform(tmp_path, Behaviour(handler=die)) as platform:
+        await platform.create_version()
+        answer = await platform.ask(agent_session_id="s")
+        assert (answer.status, answer.error["code"]) == (502, "sandbox_lost")
+        assert answer.headers["x-agent-session-id"] == "s"
+        assert platform.place.starts["s"] == 2
+
+
+# Chains, storage, retrieval
+
+
+async def test_a_chain_has_its_history(platform: PlatformUnderTest) -> None:
+    """Later responses stay in the partition of the first, and the store knows what came before."""
+    await platform.create_version()
+    first = await platform.hear("one")
+    second = await platform.hear("two", previous_response_id=first["id"])
+    assert second["previous_response_id"] == first["id"]
+    assert second["id"][7:25] == first["id"][7:25]
+
+
+async def test_a_conversation_collects_its_items(platform: PlatformUnderTest) -> None:
+    """Input and output of each turn, oldest first when asked so."""
+    await platform.create_version()
+    conversation = await platform.conversation()
+    for text in ("one", "two"):
+        response = await platform.hear(text, conversation=conversation)
+        assert response["conversation"] == {"id": conversation}
+    items = (await platform.call("GET", f"{BASE}/conversations/{conversation}/items?order=asc")).json()["data"]
+    assert [item["role"] for item in items] == ["user", "assistant", "user", "assistant"]
+    assert items[2]["content"][0]["text"] == "two"
+    assert items[3]["content"][0]["text"] == "You said: two"
+
+
+async def test_input_items(platform: PlatformUnderTest) -> None:
+    """What the response was given, with ids, newest first unless asked otherwise."""
+    await platform.create_version()
+    given = [{"role": "user", "content": "a"}, {"type": "message", "role": "user", "content": "b"}]
+    response = (await platform.call("POST", f"{BASE}/responses", {"input": given})).json()
+    path = f"{BASE}/responses/{response['id']}/input_items"
+    listed = (await platform.call("GET", f"{path}?order=asc")).json()
+    assert [item["content"][0]["text"] for item in listed["data"]] == ["a", "b"]
+    assert all(item["id"].startswith("msg_") for item in listed["data"])
+    assert listed["has_more"] is False
+    newest = (await platform.call("GET", f"{path}?limit=1")).json()
+    assert newest["data"][0]["content"][0]["text"] == "b"
+    assert newest["has_more"] is True
+
+
+async def test_delete(platform: PlatformUnderTest) -> None:
+    """Gone, and the second time there is nothing to delete."""
+    await platform.create_version()
+    response = await platform.hear()
+    path = f"{BASE}/responses/{response['id']}"
+    gone = await platform.call("DELETE", path)
+    assert gone.json() == {"id": response["id"], "object": "response", "deleted": True}
+    assert (await platform.call("GET", path)).status == 404
+    assert (await platform.call("DELETE", path)).status == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_store_false_keeps_nothing(platform: PlatformUnderTest, stream: bool) -> None:
+    """The reply comes, the store stays empty."""
+    await platform.create_version()
+    answer = await platform.ask(store=False, stream=stream)
+    assert answer.status == 200
+    (request,) = asked_of(platform)
+    kept = await platform.call("GET", f"{BASE}/responses/{request.headers['x-agent-response-id']}")
+    assert kept.status == 404
+
+
+async def test_others_do_not_see_it(platform: PlatformUnderTest) -> None:
+    """Another caller, another agent, another project: 404, and nothing to continue."""
+    await platform.create_version()
+    await platform.create_version("a2")
+    response = await platform.hear()
+    other = platform.caller("other")
+    for call, path in (
+        (other, f"{BASE}/responses/{response['id']}"),
+        (platform.call, f"{BASE}/responses/{response['id']}".replace("/a1/", "/a2/")),
+        (platform.call, f"{BASE}/responses/{response['id']}".replace("/demo/", "/other/")),
+    ):
+        assert (await call("GET", path)).status == 404
+        assert (await call("DELETE", path)).status == 404
+    assert (await platform.ask(by=other, previous_response_id=response["id"])).status == 404
+    assert (await platform.ask(by=other, conversation=await platform.conversation())).status == 404
+
+
+async def test_errors_of_the_agent_pass(tmp_path: Path) -> None:
+    """Its status and body are its own; nothing is stored."""
+
+    async def refuse(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(400, {"content-type": "application/json"}, b'{"error":{"code":"mine","message":"no"}}')
+
+    async with open_platform(tmp_path, Behaviour(handler=refuse)) as platform:
+        await platform.create_version()
+        answer = await platform.ask()
+        assert (answer.status, answer.error["code"]) == (400, "mine")
+        assert answer.headers["x-agent-session-id"]
+
+
+async def test_a_bare_error_with_status_200_passes(tmp_path: Path) -> None:
+    """The oldest adapters fail like that; it is not made into a response."""
+    bare = b'{"code":"x","message":"y"}'
+
+    async def refuse(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(200, {"content-type": "application/json"}, bare)
+
+    async with open_platform(tmp_path, Behaviour(handler=refuse)) as platform:
+        await platform.create_version()
+        assert (await platform.ask()).body == bare
+
+
+# Background
+
+
+def in_background() -> Behaviour:
+    """Answers at once that it has begun, and cancels when it is told to."""
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        if request.path.endswith("/cancel"):
+            return Reply(200, {"content-type": "application/json"}, b'{"status":"cancelled"}')
+        if request.method == "GET":
+            return Reply(200, EVENTS, event(7, "response.completed"))
+        body = orjson.dumps(response_body(request, "", "in_progress"))
+        return Reply(200, {"content-type": "application/json"}, body)
+
+    return Behaviour(handler=answer)
+
+
+async def test_a_background_response_keeps_its_sandbox(tmp_path: Path) -> None:
+    """However quiet it is, until the time-out after the response has ended."""
+    async with open_platform(tmp_path, in_background()) as platform:
+        await platform.create_version()
+        response = await platform.hear(background=True)
+        assert (response["status"], response["background"]) == ("in_progress", True)
+        platform.clock.now += 5000
+        await platform.platform.reaper.once()
+        assert len(platform.running()) == 1
+        refused = await platform.call("DELETE", f"{BASE}/responses/{response['id']}")
+        assert refused.status == 400
+        (request,) = asked_of(platform)
+        done = {**response_body(request, "done"), "background": True}
+        call_id = {"x-agent-foundry-call-id": request.headers["x-agent-foundry-call-id"]}
+        storage = f"{PROJECT}/storage/responses/{response['id']}"
+        assert (await platform.sandbox_caller()("POST", storage, done, headers=call_id)).status == 200
+        await platform.platform.reaper.once()
+        assert len(platform.running()) == 1
+        platform.clock.now += 901
+        await platform.platform.reaper.once()
+        assert platform.running() == []
+        assert (await retrieved(platform, response["id"]))["status"] == "completed"
+
+
+async def test_cancel_and_replay_reach_the_process(tmp_path: Path) -> None:
+    """While it runs; afterwards the sentence says why it cannot be."""
+    async with open_platform(tmp_path, in_background()) as platform:
+        await platform.create_version()
+        response = await platform.hear(background=True)
+        path = f"{BASE}/responses/{response['id']}"
+        replay = await platform.call("GET", f"{path}?stream=true&starting_after=3")
+        assert events_of(replay)[0]["sequence_number"] == 7
+        assert "starting_after=3" in asked_of(platform)[-1].path
+        cancelled = await platform.call("POST", f"{path}/cancel")
+        assert cancelled.json() == {"status": "cancelled"}
+        await platform.platform.sandboxes.stop_all(0)
+        gone = await platform.call("POST", f"{path}/cancel")
+        assert gone.status == 400
+        assert "does not run any more" in gone.error["message"]
+
+
+async def test_definitions_without_responses(platform: PlatformUnderTest) -> None:
+    """The sentence says what the agent speaks instead."""
+    only = {**DEFINITION, "protocol_versions": [{"protocol": "invocations", "version": "2.0.0"}]}
+    await platform.create_version("a1", only)
+    answer = await platform.ask()
+    assert answer.status == 400
+    assert "invocations" in answer.error["message"]
 
 
 async def test_the_old_guides_definition_reaches_any_container(platform: PlatformUnderTest) -> None:
@@ -72,3 +487,16 @@ async def test_the_old_guides_definition_reaches_any_container(platform: Platfor
     request = sandbox.requests[-1]
     assert b'"tools"' not in request.body
     assert {"x-aml-oid", "x-agent-user-id", "x-agent-foundry-call-id"} <= request.headers.keys()
+
+
+async def test_a_session_that_did_not_become_ready_is_named(platform: PlatformUnderTest) -> None:
+    """The 424 carries the evidence and says in header and body which session it was."""
+    await platform.create_version()
+    platform.place.behaviour = Behaviour(exit_code=3, output=("Traceback", "ModuleNotFoundError: No module named 'x'"))
+    asked = {"input": "hi", "agent_session_id": "mine"}
+    answer = await platform.call("POST", f"{BASE}/responses", asked)
+    assert (answer.status, answer.error["code"]) == (424, "session_not_ready")
+    assert answer.headers["x-agent-session-id"] == "mine"
+    evidence = answer.error["additionalInfo"]
+    assert (evidence["agent_session_id"], evidence["exit_code"], evidence["phase"]) == ("mine", 3, "start")
+    assert "ModuleNotFoundError" in evidence["log"][-1]

@@ -37,13 +37,14 @@ class Storage:
     async def create(self, request: Request) -> Response:
         """`POST storage/responses`: 409 if the id is taken, which the adapters swallow."""
         body = await read_object(request)
-        response, items = body.get("response"), body.get("input_items") or []
+        response = body.get("response")
         if not isinstance(response, dict) or not isinstance(response.get("id"), str):
             raise BadRequest("'response' must be an object with an id.", param="response")
-        history = body.get("history_item_ids") or []
-        stored = self._stored(request, response, _with_ids(items), history)
+        items = _list_of(body, "input_items", dict)
+        stored = self._stored(request, response, _with_ids(items), _list_of(body, "history_item_ids", str))
 
         def change(conn: Any) -> bool:
+            _require_own_conversation(conn, stored)
             made = rows.create_response(conn, stored, _with_ids(items))
             if made:
                 rows.save_response(conn, stored)
@@ -118,7 +119,6 @@ class Storage:
         history: Sequence[str],
     ) -> StoredResponse:
         sandbox = _sandbox(request)
-        conversation = response.get("conversation")
         return StoredResponse(
             project=sandbox.project,
             id=response["id"],
@@ -127,7 +127,7 @@ class Storage:
             session=sandbox.session,
             body=response,
             created_at=self._clock(),
-            conversation=conversation.get("id") if isinstance(conversation, dict) else conversation,
+            conversation=_conversation_of(response),
             input_item_ids=tuple(str(item["id"]) for item in items),
             history_item_ids=tuple(history),
             background=bool(response.get("background")),
@@ -161,6 +161,32 @@ class Storage:
 def _sandbox(request: Request) -> SandboxIdentity:
     identity: SandboxIdentity = request.scope["cupola.sandbox"]
     return identity
+
+
+def _conversation_of(response: Mapping[str, Any]) -> str | None:
+    """The id of the conversation that a response belongs to, in either form. Raises BadRequest."""
+    named = response.get("conversation")
+    conversation = named.get("id") if isinstance(named, dict) else named
+    if conversation is not None and not isinstance(conversation, str):
+        raise BadRequest("'response.conversation' must be an id, or an object with one.", param="response.conversation")
+    return conversation
+
+
+def _require_own_conversation(conn: Any, response: StoredResponse) -> None:
+    """Raises NotFound when a response would write into another user's conversation."""
+    if response.conversation is None:
+        return
+    talk = conversation_rows.get_conversation(conn, response.project, response.conversation)
+    if talk is not None and talk.user != response.user:
+        raise NotFound(f"Conversation '{response.conversation}' not found.", param="response.conversation")
+
+
+def _list_of(body: Mapping[str, Any], field: str, kind: type) -> list[Any]:
+    found = body.get(field) or []
+    if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
+        what = "strings" if kind is str else "objects"
+        raise BadRequest(f"'{field}' must be a list of {what}.", param=field)
+    return found
 
 
 def _with_ids(items: Sequence[Any]) -> list[Mapping[str, Any]]:

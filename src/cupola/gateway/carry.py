@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header, find, to_sandbox
-from cupola.gateway.proxy import OnChunk, OnWhole, Outcome, forward
+from cupola.gateway.proxy import OnChunk, OnLost, OnWhole, Outcome, forward
 from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
 from cupola.sandboxes.live import LiveSandbox, SessionKey
@@ -57,14 +57,14 @@ class Carrier:
         reply_headers: list[Header],
         on_chunk: OnChunk | None = None,
         on_whole: OnWhole | None = None,
-        on_lost: Callable[[], bytes | None] | None = None,
+        on_lost: OnLost | None = None,
     ) -> Outcome:
         """Forwards to `live`; if that is dead before it answered, to what `again` gives, once."""
         for last_try in (False, True):
             scope["cupola.session_id"] = live.row.session_id
             live.opened(self._clock())
             try:
-                return await forward(
+                outcome = await forward(
                     self._upstream,
                     live.address,
                     method=method,
@@ -83,6 +83,10 @@ class Carrier:
                 alive = await self._sandboxes.check(live)
                 if alive or last_try or not isinstance(body, bytes):
                     raise
+            else:
+                if outcome is Outcome.UPSTREAM_LOST:
+                    await self._sandboxes.check(live)
+                return outcome
             finally:
                 live.closed(self._clock())
             await self._upstream.forget(live.address)

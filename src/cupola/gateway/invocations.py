@@ -21,6 +21,8 @@ from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
 
 _REMEMBERED = 10_000
+_InvocationKey = tuple[str, str, str]
+"""Project, agent, invocation id."""
 _SESSION = re.compile(rb"(?:^|&)agent_session_id=([^&]*)")
 _FOR_GATEWAY = (b"api-version=", b"agent_session_id=")
 
@@ -31,7 +33,7 @@ class Invocations:
     def __init__(self, resolver: Resolver, carrier: Carrier) -> None:
         self._resolver = resolver
         self._carrier = carrier
-        self._sessions: OrderedDict[str, str] = OrderedDict()
+        self._sessions: OrderedDict[_InvocationKey, str] = OrderedDict()
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST invocations`."""
@@ -51,7 +53,7 @@ class Invocations:
 
     async def _pass_known(self, scope: Scope, receive: Receive, send: Send, suffix: str) -> None:
         invocation_id = scope["path_params"]["invocation"]
-        session_id = self._sessions.get(invocation_id)
+        session_id = self._sessions.get(_key_of(scope, invocation_id))
         if session_id is None and not _session_of(scope):
             raise NotFound(
                 f"Invocation '{invocation_id}' is not known here; name its session in the query: agent_session_id=…",
@@ -92,7 +94,7 @@ class Invocations:
         if invocation_id is not None:
             headers.append((b"x-agent-invocation-id", invocation_id.encode()))
             reply_headers.append((b"x-agent-invocation-id", invocation_id.encode()))
-            self._remember(invocation_id, serving)
+            self._remember(_key_of(scope, invocation_id), serving)
         await self._carrier.carry(
             live,
             lambda: find(serving),
@@ -106,10 +108,14 @@ class Invocations:
             reply_headers=reply_headers,
         )
 
-    def _remember(self, invocation_id: str, session_id: str) -> None:
-        self._sessions[invocation_id] = session_id
+    def _remember(self, key: _InvocationKey, session_id: str) -> None:
+        self._sessions[key] = session_id
         if len(self._sessions) > _REMEMBERED:
             self._sessions.popitem(last=False)
+
+
+def _key_of(scope: Scope, invocation_id: str) -> _InvocationKey:
+    return (scope["path_params"]["project"], scope["path_params"]["agent"], invocation_id)
 
 
 def _session_of(scope: Scope) -> str | None:

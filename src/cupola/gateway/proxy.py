@@ -23,7 +23,8 @@ from starlette.types import Receive, Send
 from cupola.drivers.base import Address
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header, find, to_caller
-from cupola.gateway.upstream import Body, Reply
+from cupola.gateway.reply import Reply
+from cupola.gateway.upstream import Body
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment of server-sent events: every client skips it."""
@@ -40,6 +41,7 @@ _BODILESS = frozenset({204, 304})
 
 OnChunk = Callable[[bytes], Awaitable[object] | None]
 OnWhole = Callable[[int, bytes], Awaitable[bytes]]
+OnLost = Callable[[], Awaitable[bytes | None]]
 
 
 class Outcome(StrEnum):
@@ -88,7 +90,7 @@ async def forward(
     on_head: Callable[[int, Sequence[Header]], None] | None = None,
     on_chunk: OnChunk | None = None,
     on_whole: OnWhole | None = None,
-    on_lost: Callable[[], bytes | None] | None = None,
+    on_lost: OnLost | None = None,
     keepalive: float = KEEP_ALIVE_SECONDS,
 ) -> Outcome:
     """Sends the request, then the reply to the caller, until one of the three ends it.
@@ -168,7 +170,7 @@ async def _stream(
     reply: Reply,
     send: Send,
     on_chunk: OnChunk | None,
-    on_lost: Callable[[], bytes | None] | None,
+    on_lost: OnLost | None,
     keepalive: float,
 ) -> Outcome:
     events = _open_to_events(reply)
@@ -187,7 +189,7 @@ async def _stream(
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
             await send({"type": "http.response.body", "body": chunk, "more_body": not reply.at_end})
     except SandboxLost:
-        last = on_lost() if events and on_lost is not None else None
+        last = await on_lost() if events and on_lost is not None else None
         if last is not None:
             if not _at_boundary(tail):
                 last = b"\n\n" + last

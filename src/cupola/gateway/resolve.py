@@ -103,7 +103,8 @@ class Resolver:
         async with lock:
             bound = await self._bound(agent.project, agent.name, conversation)
             live = await self._of_session(agent, caller, bound, version)
-            await self._bind(agent.project, agent.name, conversation, live.row.session_id)
+            if live.row.session_id != bound:
+                await self._bind(agent.project, agent.name, conversation, live.row.session_id)
         return live
 
     async def _bound(self, project: str, agent: str, conversation: str) -> str | None:

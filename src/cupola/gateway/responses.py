@@ -134,13 +134,14 @@ class Responses:
             await self._recorder.keep(asked, filled)
         return orjson.dumps(for_client(filled))
 
-    def _lost(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
-        """The last event of a stream whose sandbox died: the caller learns it as the protocol says it."""
+    async def _lost(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
+        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
         if tap.ended:
             return None
         now = self._clock()
         begun = tap.last or _defaults(ask, asked, now)
         body = failed_body(begun, "The agent's sandbox ended while it was answering.", now)
+        await self._keeper(asked, ask.store)(body)
         event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
         return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
 
@@ -347,7 +348,8 @@ def input_items_of(value: object, near: str) -> Sequence[Mapping[str, Any]]:
 def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
     """An item as it is kept and shown: with id, type and status, its text as content parts."""
     item = {"type": "message", "status": "completed", **entry}
-    item["id"] = entry.get("id") or new_item_id("msg" if item["type"] == "message" else "itm", near)
+    if not isinstance(entry.get("id"), str) or not entry["id"]:
+        item["id"] = new_item_id("msg" if item["type"] == "message" else "itm", near)
     if item["type"] == "message" and isinstance(item.get("content"), str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
         item["content"] = [{"type": kind, "text": item["content"]}]

@@ -25,13 +25,14 @@ class LostResponses:
         self._clock = clock
 
     async def sandbox_ended(self, session: Session, reason: str) -> None:
-        """A sandbox ended by itself while it served `session`."""
+        """The sandbox of `session` has ended; nobody goes on with what it left."""
 
         def change(conn: Any) -> None:
             for response in rows.in_progress_responses(conn, [session.key]):
                 self._fail(conn, response, reason)
 
-        await self._store.write(change)
+        if await self._store.read(lambda conn: rows.in_progress_responses(conn, [session.key])):
+            await self._store.write(change)
 
     async def platform_restarted(self, adopted: Collection[SessionKey]) -> None:
         """After a restart nobody waits for foreground responses, and only adopted sandboxes finish background ones."""

@@ -30,7 +30,7 @@ from cupola.store import sessions as session_rows
 log = structlog.get_logger()
 
 OnLost = Callable[[Session, str], Awaitable[None]]
-"""Told when a session's sandbox ended under it: its unfinished responses must end too."""
+"""Told when a session's sandbox has ended, and why: its unfinished responses must end too."""
 
 
 def not_ready(failure: Failure, session_id: str | None) -> SessionNotReady:
@@ -221,18 +221,24 @@ class Sandboxes:
         """Takes over a sandbox that outlived an earlier server."""
         self.live.add(live)
 
-    async def stop(self, live: LiveSandbox, reason: str, *, grace: float | None = None) -> None:
-        """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask."""
+    async def stop(
+        self, live: LiveSandbox, reason: str, *, grace: float | None = None, last_word: str | None = None
+    ) -> None:
+        """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask.
+
+        What it has left unfinished then ends with `last_word`, or with what `reason` says.
+        """
         key = live.session.key if live.session is not None else (live.row.project, live.row.agent, live.row.id)
         task = self._stopping.get(key)
         if task is None:
             live.stopping = True
-            task = asyncio.create_task(self._stop(live, reason, grace))
+            last_word = last_word or f"The agent's sandbox was stopped while this response was running ({reason})."
+            task = asyncio.create_task(self._stop(live, reason, grace, last_word))
             self._stopping[key] = task
             task.add_done_callback(lambda _: self._stopping.pop(key, None))
         await asyncio.shield(task)
 
-    async def _stop(self, live: LiveSandbox, reason: str, grace: float | None) -> None:
+    async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
         self.live.remove(live)
         try:
             await self._starter.stop(live, grace=grace)
@@ -243,6 +249,7 @@ class Sandboxes:
         if live.session is not None:
             idle = live.session.to_accessed(live.last).to_idle(self._clock())
             await self._store.write(lambda conn: _put_if_there(conn, idle))
+            await self._on_lost(live.session, last_word)
         log.info("sandbox stopped", agent=live.row.agent, session=live.row.session_id, reason=reason)
 
     async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
@@ -292,9 +299,7 @@ class Sandboxes:
             exit_code=failure.exit_code,
             reason=failure.message,
         )
-        await self.stop(live, "ended by itself", grace=0)
-        if live.session is not None:
-            await self._on_lost(live.session, failure.message)
+        await self.stop(live, "ended by itself", grace=0, last_word=failure.message)
 
     async def break_off(self) -> None:
         """Ends every start that is under way."""
