@@ -52,6 +52,10 @@ def eventually(look: Callable[[], T | None], what: str, patience: float = PATIEN
     raise AssertionError(f"after {patience:g} s there is still not: {what}")
 
 
+def responses_of(agent: str) -> str:
+    return f"/agents/{agent}/endpoint/protocols/openai/v1/responses"
+
+
 class Where(Protocol):
     """A place where sandboxes run."""
 
@@ -117,6 +121,12 @@ def marked(mark: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
             environment = process.environ()
             if environment.get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 yield process, environment
+
+
+def control_groups(installation: str) -> list[str]:
+    """The control groups of an installation's sandboxes."""
+    command = ["find", "/sys/fs/cgroup", "-type", "d", "-name", f"cupola-{installation}-*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 
 
 class Server:
@@ -189,6 +199,9 @@ class Server:
         for process, _ in marked(self.mark):
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        for group in control_groups(self.installation) if (self.state / "id").exists() else []:
+            with contextlib.suppress(OSError):
+                Path(group).rmdir()
 
     # Agents
 
@@ -226,6 +239,14 @@ class Server:
         found: dict[str, Any] = answer.json()
         return found
 
+    @contextlib.contextmanager
+    def streaming(self, agent: str, seconds: float, session: str, **fields: Any) -> Iterator[Iterator[dict[str, Any]]]:
+        """The events of a response that takes that long."""
+        body = {"input": str(seconds), "stream": True, "agent_session_id": session, **fields}
+        with self.rest.stream("POST", responses_of(agent), json=body) as reply:
+            assert reply.status_code == 200
+            yield (json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: "))
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.rest.get(f"https://localhost:{self.port}/cupola/status").raise_for_status().json()
         return found
@@ -233,6 +254,7 @@ class Server:
     def left(self) -> dict[str, list[str]]:
         """What is there of this installation outside its state directory."""
         found = {kind: in_engine(kind, self.installation) for kind in ("container", "network", "volume")}
+        found["control group"] = control_groups(self.installation)
         found["process"] = [" ".join(process.cmdline()) for process, _ in marked(self.mark)]
         return {kind: names for kind, names in found.items() if names}
 

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from .conftest import Server, Where, eventually
+from .conftest import Server, Where, eventually, responses_of
 
 pytestmark = pytest.mark.e2e
 
 SESSION = "s1"
-RESPONSES = "/agents/a1/endpoint/protocols/openai/v1/responses"
-
-
-@contextmanager
-def streaming(server: Server, seconds: float, **fields: Any) -> Iterator[Iterator[dict[str, Any]]]:
-    """The events of a response that takes that long."""
-    body = {"input": str(seconds), "stream": True, "agent_session_id": SESSION, **fields}
-    with server.rest.stream("POST", RESPONSES, json=body) as reply:
-        assert reply.status_code == 200
-        yield (json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: "))
+RESPONSES = responses_of("a1")
 
 
 def until(events: Iterator[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -55,7 +45,7 @@ def test_a_running_sandbox_is_adopted(server: Server, where: Where) -> None:
     server.deploy(where, "a1")
     before = server.invoke("a1", {}, SESSION)
     running = where.running(server)
-    with streaming(server, 60) as events:
+    with server.streaming("a1", 60, SESSION) as events:
         begun = until(events, "response.created")["response"]
         until(events, "response.output_text.delta")
         server.kill()
@@ -82,7 +72,7 @@ def test_what_was_answered_is_kept(server: Server, where: Where) -> None:
     assert server.rest.get(f"{RESPONSES}/{plain['id']}").json() == plain
     assert server.version("a1")["status"] == "active"
 
-    with streaming(server, 0, conversation=conversation["id"]) as events:
+    with server.streaming("a1", 0, SESSION, conversation=conversation["id"]) as events:
         streamed = until(events, "response.completed")["response"]
         server.kill()
     for sandbox in where.running(server):

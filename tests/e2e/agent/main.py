@@ -1,7 +1,7 @@
 """The agent of the end-to-end tests: counts in its home, streams as slowly as it is told, looks around its network.
 
-Standard library only, so that it runs wherever Python does. `READY_AFTER` is in seconds; `EXIT` ends it at once, as a
-broken agent would.
+Standard library only, so that it runs wherever Python does. `READY_AFTER` is in seconds; `EXIT` ends it at once with
+that code and with more words than are wise, as a broken agent would.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def count() -> int:
 def look(asked: dict[str, Any]) -> dict[str, Any]:
     """What comes of one look around."""
     if asked["look"] == "environment":
-        return {"environment": dict(os.environ), "address": socket.gethostbyname(socket.gethostname())}
+        return {"environment": dict(os.environ)}
+    if asked["look"] == "address":
+        return {"address": socket.gethostbyname(socket.gethostname())}
     if asked["look"] == "connect":
         try:
             socket.create_connection((asked["host"], asked["port"]), timeout=asked["timeout"]).close()
@@ -114,6 +116,7 @@ class Server(ThreadingHTTPServer):
 
 if __name__ == "__main__":
     if "EXIT" in os.environ:
+        print(dict(os.environ))
         sys.exit(int(os.environ["EXIT"]))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     host = "127.0.0.1" if os.environ.get("PORT", "8088") != "8088" else "0.0.0.0"
