@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 from cupola.errors import CupolaError, SetupError
 
 _SECRET_BYTES = 32
-_PROBE_BYTES = 64 * 1024  # a full disk still takes small writes into half-used blocks
+_PROBE_BYTES = 1024 * 1024  # a first start writes half of it; what comes after has no sentence of its own
 _LOCK_PATIENCE = 1.0  # seconds: whoever only looks holds the lock for microseconds
 
 
@@ -143,7 +143,7 @@ class Installation:
         """Takes the directory, making what is missing. Raises SetupError with the sentence to show."""
         layout = Layout(state_dir.expanduser().absolute())
         make_state_dir(layout.state_dir)
-        with _told_as_setup_error(layout.state_dir):
+        with told_as_setup_error(layout.state_dir):
             lock = _take_lock(layout)
             try:
                 _probe(layout.state_dir)
@@ -165,7 +165,7 @@ class Installation:
 
     def announce(self, running: Running) -> None:
         """Tells the commands of this user that the platform serves, and where."""
-        with _told_as_setup_error(self.layout.state_dir):
+        with told_as_setup_error(self.layout.state_dir):
             write_private(self.layout.running, json.dumps(running.to_json(), indent=2).encode())
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Installation:
 
 def make_state_dir(state_dir: Path) -> None:
     """Makes the directory, for its owner only. Raises SetupError."""
-    with _told_as_setup_error(state_dir):
+    with told_as_setup_error(state_dir):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -306,7 +306,8 @@ def _kept(path: Path, make: Callable[[], str], shape: str) -> str:
 
 
 @contextlib.contextmanager
-def _told_as_setup_error(state_dir: Path) -> Iterator[None]:
+def told_as_setup_error(state_dir: Path) -> Iterator[None]:
+    """What the system says about a file in the directory, as the sentence to show."""
     try:
         yield
     except OSError as error:

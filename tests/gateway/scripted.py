@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from cupola.drivers.base import Address
+from cupola.gateway.reply import Reply
+from cupola.gateway.upstream import Upstream
 
 DEADLINE = 5.0
 """Seconds after which a test that waits has failed."""
@@ -138,3 +140,8 @@ async def answering(*replies: bytes) -> AsyncIterator[Sandbox]:
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+async def get(upstream: Upstream, sandbox: Sandbox, method: str = "GET") -> Reply:
+    """A request without a body."""
+    return await upstream.request(sandbox.address, method, b"/", [], b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -69,13 +69,6 @@ class Caller:
     @property
     def finished(self) -> bool:
         return len(self.messages) > 1 and not self.messages[-1]["more_body"]
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    client = Upstream()
-    yield client
-    await client.aclose()
 
 
 async def carry(

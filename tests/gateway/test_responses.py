@@ -481,3 +481,16 @@ async def test_the_old_guides_definition_reaches_any_container(platform: Platfor
     request = sandbox.requests[-1]
     assert b'"tools"' not in request.body
     assert {"x-aml-oid", "x-agent-user-id", "x-agent-foundry-call-id"} <= request.headers.keys()
+
+
+async def test_a_session_that_did_not_become_ready_is_named(platform: PlatformUnderTest) -> None:
+    """The 424 carries the evidence and says in header and body which session it was."""
+    await platform.create_version()
+    platform.place.behaviour = Behaviour(exit_code=3, output=("Traceback", "ModuleNotFoundError: No module named 'x'"))
+    asked = {"input": "hi", "agent_session_id": "mine"}
+    answer = await platform.call("POST", f"{BASE}/responses", asked)
+    assert (answer.status, answer.error["code"]) == (424, "session_not_ready")
+    assert answer.headers["x-agent-session-id"] == "mine"
+    evidence = answer.error["additionalInfo"]
+    assert (evidence["agent_session_id"], evidence["exit_code"], evidence["phase"]) == ("mine", 3, "start")
+    assert "ModuleNotFoundError" in evidence["log"][-1]

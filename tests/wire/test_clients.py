@@ -9,7 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from .conftest import EXAMPLES, GENERATIONS, Platform, RunClient, rest_client
+from tests.support.served import Platform, rest_client
+
+from .conftest import EXAMPLES, GENERATIONS, RunClient
 from .packing import code_zip, wait_until_active
 
 pytestmark = pytest.mark.wire

@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from .conftest import EXAMPLES, RunScript, finish, forget
+from tests.support.served import base_image, finish, forget
+
+from .conftest import EXAMPLES, RunScript
 
 pytestmark = pytest.mark.wire
 
@@ -54,7 +56,7 @@ def test_the_demo_runs_without_an_engine(tmp_path: Path) -> None:
 @pytest.mark.engine
 def test_the_demo_runs_with_an_engine(tmp_path: Path, example_image: object) -> None:
     """`make demo` with a container engine builds the agent's image and deploys that."""
-    base = os.environ["CUPOLA_TEST_BASE_IMAGE"]
+    base = base_image()
     printed = demo(tmp_path / "state", "image", CUPOLA_BASE_IMAGE=base)
     assert f"the image is built from {base}" in printed
 

@@ -8,7 +8,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from .conftest import EXAMPLES, Platform, tls_context
+from tests.support.served import Platform, tls_context
+
+from .conftest import EXAMPLES
 from .packing import code_zip, wait_until_active
 
 pytestmark = pytest.mark.wire

@@ -15,8 +15,8 @@ import typer
 from cupola.cli.options import Output, OutputOption, StateDir
 from cupola.cli.output import complain, say, say_json, say_table
 from cupola.cli.state_dir import shown_arguments
-from cupola.errors import CupolaError, SetupError
-from cupola.installation import Layout, Running, lock_holder, make_state_dir, read_running
+from cupola.errors import CupolaError
+from cupola.installation import Layout, Running, lock_holder, make_state_dir, read_running, told_as_setup_error
 
 if TYPE_CHECKING:
     from cupola.settings import Settings
@@ -148,14 +148,12 @@ def _answering(state_dir: Path, pid: int) -> Running | None:
 
 def _prepare_log(log: Path, state_dir: Path) -> int:
     """The length of the log so far; a long one is put aside, unless somebody still writes it."""
-    try:
+    with told_as_setup_error(state_dir):
         length = log.stat().st_size if log.exists() else 0
         if length > _LOG_KEPT and lock_holder(state_dir) is None:
             log.replace(log.with_suffix(".log.1"))
             length = 0
         log.touch(mode=0o600)
-    except OSError as error:
-        raise SetupError(f"The log {log} cannot be written ({error.strerror}): choose another --state-dir.") from error
     return length
 
 

@@ -4,7 +4,8 @@ Each sandbox is a process session of its own with its own HOME, a port of its ow
 environment that holds nothing of ours. Where bubblewrap works it also has its own file system, /tmp and
 process space. Output goes straight to a file, and all that we know of a sandbox stands in one small JSON file
 that is written before the process starts; so sandboxes outlive a killed server and the next one adopts them,
-and this driver keeps nothing in memory.
+and this driver keeps nothing in memory. What lies where on disk is in `process_files`, what concerns running
+processes in `process_tree`, what the machine offers in `process_surroundings`.
 
 Limits hold where control groups are writable. Elsewhere a process may map no more than `memory` bytes of
 private memory (per process, by `ulimit -d`), and cpu is not limited.
@@ -16,24 +17,18 @@ listens on this machine, other sandboxes included. Images cannot run here at all
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar
-
-import psutil
+from typing import Literal, TypeVar
 
 from cupola.drivers import bubblewrap as bwrap
 from cupola.drivers import cgroups
+from cupola.drivers import process_tree as tree
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
     SANDBOX_HOME,
@@ -51,64 +46,19 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.process_files import Record, SandboxFiles, last_lines
+from cupola.drivers.process_surroundings import Surroundings, look_around
 from cupola.errors import DriverUnavailable, StartFailed
 
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
-MARK = "CUPOLA_SANDBOX_ID"
-"""The variable by which the processes of a sandbox are found when nobody wrote down their ids."""
 
 TICK = 0.01
 """Seconds between looks at a process that was told to end."""
 
 KILL_PATIENCE = 10.0
 """Seconds that the kernel gets to remove killed processes; more only passes when a disk hangs."""
-
-LONGEST_TAIL = 1 << 20
-"""Bytes of output that are looked at for the last lines, however long those are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The file about one sandbox. `process` is `pid:start time`, which no later process can have again."""
-
-    sandbox_id: str
-    labels: Mapping[str, str]
-    port: int
-    boxed: bool
-    groups: tuple[str, ...]
-    process: str | None = None
-    ended: bool = False
-    exit_code: int | None = None
-    out_of_memory: bool = False
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return int(self.process.partition(":")[0])
-
-    @property
-    def group_paths(self) -> tuple[Path, ...]:
-        return tuple(map(Path, self.groups))
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        return cls(**{**row, "groups": tuple(row["groups"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What this machine lets us use; `system` are the mounts that show its programs in a box."""
-
-    bubblewrap: Path | None
-    system: tuple[str, ...]
-    cgroups: cgroups.Cgroups
-
-    @property
-    def limits(self) -> frozenset[str]:
-        """Which of memory, cpu, pids are enforced over the whole sandbox."""
-        return frozenset(self.cgroups.serving)
 
 
 class ProcessDriver:
@@ -128,14 +78,13 @@ class ProcessDriver:
         bubblewrap: Path | Literal["auto"] | None = "auto",
         groups: Literal["auto"] | None = "auto",
     ) -> None:
-        self._root = root.absolute()
+        self._files = SandboxFiles(root.absolute())
         self._installation = installation
         self._bubblewrap = bubblewrap
         self._groups = groups
         self._surroundings: Surroundings | None = None
         self._looking = asyncio.Lock()
         self._reserving = asyncio.Lock()
-        self._filing = threading.Lock()
 
     async def surroundings(self) -> Surroundings:
         """What this machine offers, found out once; also to tell people how sandboxes are kept apart."""
@@ -171,7 +120,7 @@ class ProcessDriver:
                 record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
-                f"The sandbox's directories in {self._root} could not be made: {error}.", phase="create"
+                f"The sandbox's directories in {self._files.root} could not be made: {error}.", phase="create"
             ) from error
         yield self._handle(record)
         try:
@@ -181,7 +130,7 @@ class ProcessDriver:
         yield self._handle(record)
 
     async def poll(self, handle: Handle) -> Observation:
-        record = self._read(handle.reference)
+        record = self._files.read(handle.reference)
         if record is not None and record.process is None:
             return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
@@ -195,62 +144,38 @@ class ProcessDriver:
         await asyncio.to_thread(self._undo, record)
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
-        return await asyncio.to_thread(last_lines, self._output(handle.reference), tail)
+        return await asyncio.to_thread(last_lines, self._files.output(handle.reference), tail)
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
-        record = self._read(handle.reference)
+        record = self._files.read(handle.reference)
         if record is None or record.process is None:
             return None
-        return await asyncio.to_thread(_listeners, record)
+        return await asyncio.to_thread(tree.listeners, record)
 
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
 
     async def delete_home(self, home: str) -> None:
-        await asyncio.to_thread(_remove_tree, self._home(home))
+        await asyncio.to_thread(self._files.remove_home, home)
 
     async def aclose(self) -> None:
         """Nothing is held: what a driver knows stands in files."""
 
-    # Where things lie
-
-    def _home(self, home: str) -> Path:
-        return self._root / "homes" / _plain(home)
-
-    def _output(self, sandbox_id: str) -> Path:
-        return self._root / "output" / f"{_plain(sandbox_id)}.log"
-
-    def _file(self, sandbox_id: str) -> Path:
-        return self._root / "sandboxes" / f"{_plain(sandbox_id)}.json"
-
-    def _read(self, sandbox_id: str) -> Record | None:
-        try:
-            return Record.from_json(json.loads(self._file(sandbox_id).read_bytes()))
-        except FileNotFoundError:
-            return None
-
-    def _write(self, record: Record) -> None:
-        file = self._file(record.sandbox_id)
-        draft = file.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(record)))
-        draft.replace(file)
+    # What is known of sandboxes
 
     def _read_found(self, sandbox_id: str) -> Record | None:
         """The record, with the process that a crash kept us from writing down."""
-        record = self._read(sandbox_id)
+        record = self._files.read(sandbox_id)
         if record is not None and record.process is None:
-            marked = _marked(sandbox_id)
+            marked = tree.marked(sandbox_id)
             if marked:
-                return replace(record, process=_identity(min(marked, key=lambda one: one.create_time()).pid))
+                return replace(record, process=tree.identity(min(marked, key=lambda one: one.create_time()).pid))
         return record
-
-    def _known(self) -> Sequence[str]:
-        return sorted(file.stem for file in (self._root / "sandboxes").glob("*.json"))
 
     def _records(self) -> Sequence[Record]:
         found = []
-        for record in map(self._read_found, self._known()):
+        for record in map(self._read_found, self._files.known()):
             if record is not None and record.labels.get(LABEL_INSTALLATION) == self._installation:
                 found.append(record)
         return found
@@ -273,35 +198,12 @@ class ProcessDriver:
             raise DriverUnavailable(
                 "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, or use Docker Desktop."
             )
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            for name in ("homes", "output", "sandboxes"):
-                (self._root / name).mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise DriverUnavailable(f"The state directory {self._root} cannot be written: {error}.") from error
-        system = tuple(bwrap.system_mounts())
-        return Surroundings(self._find_bubblewrap(system), system, self._find_groups())
-
-    def _find_groups(self) -> cgroups.Cgroups:
-        found = cgroups.choose(cgroups.find()) if self._groups == "auto" else cgroups.Cgroups()
-        if found.serving and cgroups.works(found, f"cupola-try-{os.getpid()}-{time.monotonic_ns()}"):
-            return found
-        return cgroups.Cgroups()
-
-    def _find_bubblewrap(self, system: Sequence[str]) -> Path | None:
-        if self._bubblewrap == "auto":
-            program = shutil.which("bwrap")
-            return Path(program) if program is not None and bwrap.works(Path(program), system) else None
-        if self._bubblewrap is not None and not bwrap.works(self._bubblewrap, system):
-            raise DriverUnavailable(
-                f"{self._bubblewrap} does not work here: it is missing, or user namespaces are forbidden "
-                "(Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu: an AppArmor profile for bwrap)."
-            )
-        return self._bubblewrap
+        self._files.make_directories()
+        return look_around(self._bubblewrap, self._groups)
 
     def _reserve(self, spec: SandboxSpec, surroundings: Surroundings) -> Record:
-        self._home(spec.home).mkdir(mode=0o700, exist_ok=True)
-        taken = {record.port for record in map(self._read, self._known()) if record is not None}
+        self._files.home(spec.home).mkdir(mode=0o700, exist_ok=True)
+        taken = {record.port for record in map(self._files.read, self._files.known()) if record is not None}
         record = Record(
             sandbox_id=spec.sandbox_id,
             labels=dict(spec.labels),
@@ -309,8 +211,8 @@ class ProcessDriver:
             boxed=surroundings.bubblewrap is not None,
             groups=tuple(map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))),
         )
-        self._output(spec.sandbox_id).touch(mode=0o600)
-        self._write(record)
+        self._files.output(spec.sandbox_id).touch(mode=0o600)
+        self._files.write(record)
         return record
 
     def _spawn(self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings) -> Record:
@@ -323,26 +225,26 @@ class ProcessDriver:
             box = bwrap.Box(
                 readable=self._readable(source),
                 directory=source.directory,
-                home=self._home(spec.home),
+                home=self._files.home(spec.home),
                 ca_bundle=spec.ca_bundle,
             )
             command = bwrap.wrap(surroundings.bubblewrap, box, surroundings.system, command)
         prologue = cgroups.joining(record.group_paths)
         if "memory" not in surroundings.limits:
             prologue += f"ulimit -d {spec.memory // 1024} 2>/dev/null || :\n"
-        with self._output(spec.sandbox_id).open("ab") as output:
-            pid = _start_process(
+        with self._files.output(spec.sandbox_id).open("ab") as output:
+            pid = tree.begin(
                 ["/bin/sh", "-c", f'{prologue}exec "$@"', "sh", *command],
                 environment=self._environment(spec, source, record),
                 directory=source.directory,
                 output=output,
             )
-        record = replace(record, process=_identity(pid))
-        self._write(record)
+        record = replace(record, process=tree.identity(pid))
+        self._files.write(record)
         return record
 
     def _readable(self, source: CodeSource) -> tuple[Path, ...]:
-        private = (self._root, Path.home())
+        private = (self._files.root, Path.home())
         shown = (*bwrap.interpreter_paths(source.command, private), source.directory, *source.import_path)
         return tuple(dict.fromkeys(path for path in shown if path.exists()))
 
@@ -360,18 +262,18 @@ class ProcessDriver:
             "PYTHONDONTWRITEBYTECODE": "1",
             **spec.environment,
             **({"PYTHONPATH": ":".join(imports)} if imports else {}),
-            "HOME": SANDBOX_HOME if record.boxed else str(self._home(spec.home)),
+            "HOME": SANDBOX_HOME if record.boxed else str(self._files.home(spec.home)),
             "PORT": str(record.port),
             "DEFAULT_AD_PORT": str(record.port),
             "SSL_CERT_FILE": ca_bundle,
             "REQUESTS_CA_BUNDLE": ca_bundle,
-            MARK: spec.sandbox_id,
+            tree.MARK: spec.sandbox_id,
         }
 
     # Looking and stopping
 
     def _observe(self, sandbox_id: str) -> Observation:
-        record = self._read(sandbox_id)
+        record = self._files.read(sandbox_id)
         if record is None:
             return Observation(Life.GONE)
         if not record.ended:
@@ -379,7 +281,7 @@ class ProcessDriver:
                 record = self._read_found(sandbox_id)
                 if record is None or record.process is None:
                     return Observation(Life.GONE)
-            alive, exit_code = _look_at(record)
+            alive, exit_code = tree.look_at(record)
             if alive:
                 return Observation(Life.RUNNING)
             record = self._write_end(record, exit_code)
@@ -389,9 +291,7 @@ class ProcessDriver:
         """Keeps how a process ended: its parent learns that once only."""
         killed = exit_code in (None, 128 + signal.SIGKILL) and cgroups.out_of_memory(record.group_paths)
         record = replace(record, ended=True, exit_code=exit_code, out_of_memory=killed)
-        with self._filing, contextlib.suppress(OSError):
-            if self._file(record.sandbox_id).exists():  # else it is being stopped
-                self._write(record)
+        self._files.write_end(record)
         return record
 
     async def _ask_to_end(self, record: Record, grace: float) -> None:
@@ -399,18 +299,17 @@ class ProcessDriver:
         told = False
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and self._observe(record.sandbox_id).life is Life.RUNNING:
-            told = told or _tell(record)
+            told = told or tree.tell(record)
             await asyncio.sleep(TICK)
 
     def _undo(self, record: Record) -> None:
         """Ends every process of the sandbox and removes what was made for it; home and output stay."""
         deadline = time.monotonic() + KILL_PATIENCE
-        while _kill_all(record) and time.monotonic() < deadline:
+        while tree.kill_all(record) and time.monotonic() < deadline:
             time.sleep(TICK)
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
-        with self._filing:
-            self._file(record.sandbox_id).unlink(missing_ok=True)
+        self._files.remove(record.sandbox_id)
 
 
 def _needs_an_engine(source: ImageSource) -> StartFailed:
@@ -423,13 +322,6 @@ def _needs_an_engine(source: ImageSource) -> StartFailed:
     )
 
 
-def _plain(name: str) -> str:
-    """`name`, if it is one path component: names of homes and sandboxes become files."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise ValueError(f"{name!r} cannot name a directory")
-    return name
-
-
 def _free_port(taken: set[int]) -> int:
     """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again."""
     while True:
@@ -440,22 +332,6 @@ def _free_port(taken: set[int]) -> int:
             return port
 
 
-def _start_process(
-    command: Sequence[str], *, environment: Mapping[str, str], directory: Path, output: IO[bytes]
-) -> int:
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    process.returncode = 0  # we wait by the process id; Popen would complain of a process that outlives it
-    return process.pid
-
-
 async def _finished(work: Awaitable[T]) -> T:
     """Awaits `work` to its end even when cancelled, so that what it makes can be found and undone."""
     task = asyncio.ensure_future(work)
@@ -464,146 +340,3 @@ async def _finished(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _identity(pid: int) -> str | None:
-    """`pid:start time`, or None when there is no such process."""
-    found = _stat(pid)
-    return None if found is None else f"{pid}:{found[1]}"
-
-
-def _stat(pid: int) -> tuple[bool, str] | None:
-    """Whether a process is a zombie, and when it started, in a unit that does not move with the clock."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0] in "ZX", fields[19]
-    except OSError:
-        pass
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return process.status() == psutil.STATUS_ZOMBIE, str(process.create_time())
-    return None
-
-
-def _look_at(record: Record) -> tuple[bool, int | None]:
-    """Whether the main process runs; its exit code if it has ended and was our child.
-
-    The start time is compared before waiting: another child of ours could have the id by now.
-    """
-    found = _stat(record.pid)
-    if found is None or f"{record.pid}:{found[1]}" != record.process:
-        return False, None
-    try:
-        pid, status = os.waitpid(record.pid, os.WNOHANG)
-    except ChildProcessError:
-        return not found[0], None
-    if pid == 0:
-        return True, None
-    code = os.waitstatus_to_exitcode(status)
-    return False, code if code >= 0 else 128 - code
-
-
-def _tell(record: Record) -> bool:
-    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes none on."""
-    try:
-        process = psutil.Process(record.pid)
-        for _ in range(2 if record.boxed else 0):
-            children = process.children()
-            if not children:
-                return False
-            process = min(children, key=lambda child: child.create_time())
-        process.terminate()
-    except psutil.Error:
-        return False
-    return True
-
-
-def _marked(sandbox_id: str) -> list[psutil.Process]:
-    """Every process that carries the mark of a sandbox in its environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == sandbox_id:
-                found.append(process)
-    return found
-
-
-def _tree(record: Record) -> list[psutil.Process]:
-    """The processes of a sandbox: the main one, what descends from it, what is in its group."""
-    found: dict[int, psutil.Process] = {}
-    with contextlib.suppress(psutil.Error):
-        if record.process is not None and _identity(record.pid) == record.process:
-            main = psutil.Process(record.pid)
-            for process in (main, *main.children(recursive=True)):
-                found[process.pid] = process
-    for pid in cgroups.members(record.group_paths) - found.keys():
-        with contextlib.suppress(psutil.Error):
-            found[pid] = psutil.Process(pid)
-    return list(found.values())
-
-
-def _kill_all(record: Record) -> bool:
-    """SIGKILL to everything of the sandbox; whether something was still there."""
-    processes = _tree(record)
-    if not record.groups or record.process is None:
-        processes += _marked(record.sandbox_id)
-    cgroups.kill(record.group_paths)
-    alive = False
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    if record.process is not None:
-        alive = _look_at(record)[0]
-    return alive or any(map(_is_alive, processes))
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def _listeners(record: Record) -> Sequence[Listener] | None:
-    found: set[tuple[str, int]] = set()
-    for process in _tree(record):
-        try:
-            connections = process.net_connections(kind="tcp")
-        except psutil.NoSuchProcess:
-            continue
-        except (psutil.Error, OSError):
-            return None
-        found.update((one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN)
-    return [Listener(host, port) for host, port in sorted(found)]
-
-
-def last_lines(file: Path, count: int) -> Sequence[str]:
-    """The last `count` lines of a file, read from its end."""
-    if count <= 0:
-        return []
-    try:
-        with file.open("rb") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            size = 0
-            text = b""
-            while size < min(end, LONGEST_TAIL) and text.count(b"\n") <= count:
-                size = min(end, LONGEST_TAIL, max(8192, size * 4))
-                stream.seek(end - size)
-                text = stream.read(size)
-    except FileNotFoundError:
-        return []
-    return text.decode(errors="replace").splitlines()[-count:]
-
-
-def _remove_tree(directory: Path) -> None:
-    """Removes a directory of which the agent may have taken our right to write."""
-
-    def allow(function: Callable[..., Any], path: str, error: object) -> None:
-        parent = Path(path).parent
-        with contextlib.suppress(OSError):
-            parent.chmod(0o700)
-            Path(path).chmod(0o700)
-        with contextlib.suppress(FileNotFoundError):
-            function(path)
-
-    if directory.is_dir():
-        shutil.rmtree(directory, onerror=allow)

@@ -23,7 +23,8 @@ from starlette.types import Receive, Send
 from cupola.drivers.base import Address
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header, find, to_caller
-from cupola.gateway.upstream import Body, Reply
+from cupola.gateway.reply import Reply
+from cupola.gateway.upstream import Body
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment of server-sent events: every client skips it."""

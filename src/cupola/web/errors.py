@@ -173,7 +173,7 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
     details = _DETAILS_HEADER.get(type(error))
     if details is not None:
         headers["x-adc-response-details"] = details.decode()
-    session = scope.get("cupola.session_id")
+    session = scope.get("cupola.session_id") or error.extra.get("agent_session_id")
     if session is not None:
         headers["x-agent-session-id"] = session
     await send(message)
