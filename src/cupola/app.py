@@ -138,7 +138,7 @@ class Platform:
         """Picks up where an earlier process left off."""
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
         await self._lost.platform_restarted(
-            {live.session.key for live in self.sandboxes.live if live.session is not None}
+            {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         )
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)

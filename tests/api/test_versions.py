@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +15,9 @@ from cupola.errors import StartFailed
 from tests.support.agents import ECHO, echo
 from tests.support.multipart import Part, as_async_sdk, as_azd, as_sync_sdk, code_zip, encoded, metadata
 from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest, open_platform
+from tests.support.waiting import wait_until
 
 VERSIONS = f"{PROJECT}/agents/a1/versions"
-
-
-async def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Lets everything else run until `condition` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_version_becomes_active_after_it_answered(platform: PlatformUnderTest) -> None:

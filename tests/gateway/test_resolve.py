@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,9 @@ from cupola.drivers.fake import Behaviour, Moment
 from cupola.errors import StartFailed
 from tests.support.agents import ECHO, echo
 from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest, open_platform
+from tests.support.waiting import wait_until
 
 AGENT = f"{PROJECT}/agents/a1"
-
-
-async def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Lets everything else run until `condition` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def put_to_sleep(platform: PlatformUnderTest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,9 @@ import pytest
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from tests.support.agents import EVENTS, echo, event, response_body, slow
 from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
+from tests.support.waiting import wait_until
 
 BASE = OPENAI
-
-
-async def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Lets everything else run until `condition` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def events_of(answer: Answer) -> list[Mapping[str, Any]]:

@@ -6,12 +6,12 @@ reaps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from cupola.conversations import StoredResponse, failed_body
-from cupola.sandboxes.live import SessionKey
+from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sessions import Session
 from cupola.store import Store
 from cupola.store import responses as rows
@@ -34,16 +34,21 @@ class LostResponses:
         if await self._store.read(lambda conn: rows.in_progress_responses(conn, [session.key])):
             await self._store.write(change)
 
-    async def platform_restarted(self, adopted: Collection[SessionKey]) -> None:
+    async def platform_restarted(self, adopted: Mapping[SessionKey, LiveSandbox]) -> None:
         """After a restart nobody waits for foreground responses, and only adopted sandboxes finish background ones."""
 
-        def change(conn: Any) -> None:
+        def change(conn: Any) -> list[tuple[SessionKey, str]]:
+            going_on = []
             for response in rows.in_progress_responses(conn, None):
                 key = (response.project, response.agent, response.session or "")
-                if not (response.background and key in adopted):
+                if response.background and key in adopted:
+                    going_on.append((key, response.id))
+                else:
                     self._fail(conn, response, "The platform was restarted while this response was running.")
+            return going_on
 
-        await self._store.write(change)
+        for key, response_id in await self._store.write(change):
+            adopted[key].background.add(response_id)
 
     def _fail(self, conn: Any, response: StoredResponse, reason: str) -> None:
         rows.save_response(conn, replace(response, body=failed_body(response.body, reason, self._clock())))

@@ -299,7 +299,10 @@ class Sandboxes:
             exit_code=failure.exit_code,
             reason=failure.message,
         )
-        await self.stop(live, "ended by itself", grace=0, last_word=failure.message)
+        if live.session is None:
+            await self.discard_warm(live)
+        else:
+            await self.stop(live, "ended by itself", grace=0, last_word=failure.message)
 
     async def break_off(self) -> None:
         """Ends every start that is under way."""
