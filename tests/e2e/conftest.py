@@ -138,6 +138,7 @@ class Server:
         self.port = free_port()
         self.mark = uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
+        self._platform: Platform | None = None
         self._rest: httpx.Client | None = None
 
     @property
@@ -152,8 +153,8 @@ class Server:
 
     @property
     def platform(self) -> Platform:
-        variables = finish([sys.executable, "-m", "cupola", "env", "--format", "json", "--state-dir", str(self.state)])
-        return Platform(self.state, json.loads(variables))
+        assert self._platform is not None
+        return self._platform
 
     def start(self, where: Where, **settings: str) -> None:
         """Returns when it serves. `settings` are `CUPOLA_` variables."""
@@ -164,6 +165,8 @@ class Server:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **chosen}
             )
         eventually(self._serves, "a platform that serves")
+        variables = finish([sys.executable, "-m", "cupola", "env", "--format", "json", "--state-dir", str(self.state)])
+        self._platform = Platform(self.state, json.loads(variables))
         self._rest = rest_client(self.platform)
 
     def _serves(self) -> bool:
@@ -231,10 +234,10 @@ class Server:
 
         return eventually(look, f"an end of the making of {agent}")
 
-    def invoke(self, agent: str, asked: Mapping[str, Any], session: str) -> dict[str, Any]:
-        answer = self.rest.post(
-            f"/agents/{agent}/endpoint/protocols/invocations", json=asked, params={"agent_session_id": session}
-        )
+    def invoke(self, agent: str, asked: Mapping[str, Any], session: str | None = None) -> dict[str, Any]:
+        """What the agent says; without a session it is one of its own, in the sandbox that is warm."""
+        chosen = {} if session is None else {"agent_session_id": session}
+        answer = self.rest.post(f"/agents/{agent}/endpoint/protocols/invocations", json=asked, params=chosen)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found

@@ -17,13 +17,14 @@ def test_an_idle_sandbox_stops_and_resumes(server: Server, where: Where) -> None
     """After the time-out neither platform nor machine has a sandbox; the session's next one has its files."""
     server.start(where, CUPOLA_IDLE_TIMEOUT=str(IDLE_TIMEOUT))
     server.deploy(where, "a1")
-    first = server.invoke("a1", {}, "s1")
+    first = server.invoke("a1", {})
+    [running] = server.status()["running"]
     eventually(lambda: server.status()["sandboxes"] == 0, "an end of the idle sandbox")
     eventually(lambda: not where.running(server), "a machine without the idle sandbox")
     status = server.status()
     assert (status["sessions"], status["running"]) == (1, [])
 
-    resumed = server.invoke("a1", {}, "s1")
+    resumed = server.invoke("a1", {}, running["session"])
     assert resumed["calls"] == 2
     assert resumed["boot"] != first["boot"]
 

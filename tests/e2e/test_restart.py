@@ -36,7 +36,7 @@ def test_a_version_that_is_being_made_becomes_active(server: Server, where: Wher
     made = where.running(server)
     assert len(made) == 1
     assert made.isdisjoint(half_made)
-    assert server.invoke("a1", {}, SESSION)["calls"] == 1
+    assert server.invoke("a1", {})["calls"] == 1
 
 
 def test_a_running_sandbox_is_adopted(server: Server, where: Where) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cupola.cli.output import Exit
+from cupola.store import Store
 
 from .conftest import AsCode, Server
 
@@ -103,15 +104,14 @@ def test_a_full_directory(refused: Refused, tmp_path: Path, kilobytes: int) -> N
     assert f"State directory {state} is on a full disk" in sentence
 
 
-def test_a_damaged_database(refused: Refused, server: Server) -> None:
+async def test_a_damaged_database(refused: Refused, tmp_path: Path) -> None:
     """The file is named with the remedy, and stays as it is."""
-    server.start(AsCode())
-    server.terminate()
-    database = server.state / "cupola.db"
+    database = tmp_path / "state" / "cupola.db"
+    await Store.open(database).aclose()
     content = bytearray(database.read_bytes())
     content[4096:12288] = b"\xff" * 8192
     database.write_bytes(content)
-    sentence = refused(server.state)
+    sentence = refused(database.parent)
     assert f"{database} is damaged" in sentence
     assert database.read_bytes() == content
 

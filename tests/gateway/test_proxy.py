@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,8 @@ from uvicorn.server import ServerState
 
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header
-from cupola.gateway.proxy import KEEP_ALIVE, Outcome, _at_boundary, caller_body, forward
+from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, _at_boundary, caller_body, forward
+from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body, Upstream
 from tests.gateway.scripted import (
     EVENTS,
@@ -72,7 +74,7 @@ class Caller:
 
 
 async def carry(
-    upstream: Upstream,
+    upstream: Requester,
     sandbox: Sandbox,
     caller: Caller,
     *,
@@ -82,10 +84,14 @@ async def carry(
     last: bytes | None = None,
     heard: list[bytes] | None = None,
     extra: Sequence[Header] = (),
+    unfinished: bytes | None = None,
 ) -> Outcome:
 
     async def lost() -> bytes | None:
         return last
+
+    async def ended() -> bytes | None:
+        return unfinished
 
     return await forward(
         upstream,
@@ -99,6 +105,7 @@ async def carry(
         extra_reply_headers=extra,
         on_chunk=None if heard is None else heard.append,
         on_lost=None if last is None else lost,
+        on_end=ended,
         keepalive=keepalive,
     )
 
@@ -334,6 +341,35 @@ async def test_an_event_stream_that_is_lost(upstream: Upstream, written: bytes, 
     assert caller.finished
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("written", "last"),
+    [(b"data: 1\n\n", b"event: error\n\n"), (b"data: 1\n\ndata: {", b"\n\nevent: error\n\n")],
+)
+async def test_an_event_stream_that_ends_with_its_connection(
+    upstream: Upstream, at_once: bool, written: bytes, last: bytes
+) -> None:
+    """Whether it is whole only the protocol knows: what it says is missing follows as an event of its own."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    go_on = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(head + written)
+        if not at_once:
+            await go_on.wait()
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        carrying = asyncio.create_task(carry(upstream, sandbox, caller, unfinished=b"event: error\n\n"))
+        if not at_once:
+            await until(lambda: caller.parts == [written])
+            go_on.set()
+        assert await carrying is Outcome.UPSTREAM_LOST
+    assert b"".join(caller.parts) == written + last
+    assert caller.finished
+
+
 async def test_a_body_that_is_lost(upstream: Upstream) -> None:
     """What is no event stream is left unfinished: nobody takes a part for the whole."""
 
@@ -347,6 +383,40 @@ async def test_a_body_that_is_lost(upstream: Upstream) -> None:
     assert outcome is Outcome.UPSTREAM_LOST
     assert b"".join(caller.parts) == b"x" * 500
     assert not caller.finished
+
+
+async def test_an_end_that_comes_while_the_caller_is_slow(upstream: Upstream) -> None:
+    """The caller learns the end also when it comes while he has not yet taken what came before."""
+    replies: list[Reply] = []
+    heard: list[bytes] = []
+    go_on, end = asyncio.Event(), asyncio.Event()
+
+    class Remembering:
+        async def request(self, *asked: Any) -> Reply:
+            replies.append(await upstream.request(*asked))
+            return replies[0]
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(EVENTS)
+        await go_on.wait()
+        await connection.say(chunk(b"data: 1\n\n"))
+        await end.wait()
+        await connection.say(LAST_CHUNK)
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        carrying = asyncio.create_task(carry(Remembering(), sandbox, caller, heard=heard))
+        await until(lambda: bool(caller.messages))
+        caller.takes.clear()
+        go_on.set()
+        await until(lambda: bool(heard))
+        end.set()
+        await until(lambda: replies[0].at_end)
+        caller.takes.set()
+        assert await carrying is Outcome.COMPLETE
+    assert b"".join(caller.parts) == b"data: 1\n\n"
+    assert caller.finished
 
 
 async def test_a_silent_stream_is_kept_alive(upstream: Upstream) -> None:

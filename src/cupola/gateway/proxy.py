@@ -91,6 +91,7 @@ async def forward(
     on_chunk: OnChunk | None = None,
     on_whole: OnWhole | None = None,
     on_lost: OnLost | None = None,
+    on_end: OnLost | None = None,
     keepalive: float = KEEP_ALIVE_SECONDS,
 ) -> Outcome:
     """Sends the request, then the reply to the caller, until one of the three ends it.
@@ -103,7 +104,8 @@ async def forward(
 
     A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, an event
     stream ends with what `on_lost` returns; without that the reply is left unfinished, and the server cuts
-    the caller's connection, so that nobody takes a part for the whole.
+    the caller's connection, so that nobody takes a part for the whole. A body that ends with its connection ends
+    as well when the sandbox is lost: an event stream that seems to be whole is followed by what `on_end` returns.
     """
     with _CallerWatch(receive) as watch:
         reply = await _ask(upstream, address, method, target, headers, body, watch)
@@ -118,10 +120,10 @@ async def forward(
                 out = [header for header in out if header[0] not in (b"content-length", b"content-encoding")]
                 on_chunk = None
             if whole is not None:
-                await _send_whole(method, reply.status, out, whole, send, on_chunk)
-                return Outcome.COMPLETE
+                on_end = on_end if _open_to_events(reply) else None
+                return await _send_whole(method, reply.status, out, whole, send, on_chunk, on_end)
             await send({"type": "http.response.start", "status": reply.status, "headers": out})
-            return await _stream(reply, send, on_chunk, on_lost, keepalive)
+            return await _stream(reply, send, on_chunk, on_lost, on_end, keepalive)
         finally:
             await reply.aclose()
     return Outcome.CALLER_LEFT
@@ -157,13 +159,17 @@ async def _send_whole(
     body: bytes,
     send: Send,
     on_chunk: OnChunk | None,
-) -> None:
+    on_end: OnLost | None,
+) -> Outcome:
     if on_chunk is not None and body:
         await _seen(on_chunk, body)
+    missing = await _missing(on_end, body)
+    body += missing
     if method != "HEAD" and status not in _BODILESS and find(headers, b"content-length") is None:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+    return Outcome.UPSTREAM_LOST if missing else Outcome.COMPLETE
 
 
 async def _stream(
@@ -171,13 +177,16 @@ async def _stream(
     send: Send,
     on_chunk: OnChunk | None,
     on_lost: OnLost | None,
+    on_end: OnLost | None,
     keepalive: float,
 ) -> Outcome:
     events = _open_to_events(reply)
     patience = keepalive if events else None
+    missing = b""
+    ended = False  # not `reply.at_end`, which may become true while the caller takes what came before
     tail = b"\n\n"  # the last bytes that went out; the beginning is as good as a blank line
     try:
-        while not reply.at_end:
+        while not ended:
             chunk = await reply.next_chunk(patience)
             if chunk is None:
                 if _at_boundary(tail):
@@ -187,15 +196,23 @@ async def _stream(
                 if on_chunk is not None:
                     await _seen(on_chunk, chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
-            await send({"type": "http.response.body", "body": chunk, "more_body": not reply.at_end})
+            ended = reply.at_end
+            if ended and events:
+                missing = await _missing(on_end, tail)
+            await send({"type": "http.response.body", "body": chunk + missing, "more_body": not ended})
     except SandboxLost:
-        last = await on_lost() if events and on_lost is not None else None
-        if last is not None:
-            if not _at_boundary(tail):
-                last = b"\n\n" + last
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+        if events and (missing := await _missing(on_lost, tail)):
+            await send({"type": "http.response.body", "body": missing, "more_body": False})
         return Outcome.UPSTREAM_LOST
-    return Outcome.COMPLETE
+    return Outcome.UPSTREAM_LOST if missing else Outcome.COMPLETE
+
+
+async def _missing(tell: OnLost | None, tail: bytes) -> bytes:
+    """The event that a stream lacks after `tail`, if any."""
+    last = None if tell is None else await tell()
+    if last is None:
+        return b""
+    return last if _at_boundary(tail) else b"\n\n" + last
 
 
 async def _seen(on_chunk: OnChunk, chunk: bytes) -> None:

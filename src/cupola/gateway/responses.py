@@ -110,6 +110,7 @@ class Responses:
             on_chunk=tap,
             on_whole=lambda status, raw: self._whole(ask, asked, status, raw),
             on_lost=lambda: self._lost(asked, ask, tap),
+            on_end=lambda: self._unfinished(asked, ask, tap),
         )
 
     def _keeper(self, asked: Asked, store: bool) -> Callable[[Mapping[str, Any]], Awaitable[None]]:
@@ -144,6 +145,12 @@ class Responses:
         await self._keeper(asked, ask.store)(body)
         event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
         return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
+
+    async def _unfinished(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
+        """The same for a stream that has ended without its last word, unless its response goes on in the background."""
+        if tap.last is None or ask.background:
+            return None
+        return await self._lost(asked, ask, tap)
 
     async def _check_context(self, project: str, caller: Caller, ask: _Ask) -> None:
         """What the request continues must exist and be the caller's own."""
