@@ -199,12 +199,19 @@ class Server:
             self._process.kill()
             self._process.wait(PATIENCE)
         forget(self.state)
-        for process, _ in marked(self.mark):
+        left = [process for process, _ in marked(self.mark)]
+        for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        for group in control_groups(self.installation) if (self.state / "id").exists() else []:
-            with contextlib.suppress(OSError):
+        psutil.wait_procs(left, PATIENCE)
+        if (self.state / "id").exists():
+            eventually(self._has_no_groups, "an end of the control groups")
+
+    def _has_no_groups(self) -> bool:
+        for group in control_groups(self.installation):
+            with contextlib.suppress(OSError):  # the kernel is not done with its processes
                 Path(group).rmdir()
+        return not control_groups(self.installation)
 
     # Agents
 
