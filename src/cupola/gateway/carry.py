@@ -58,6 +58,7 @@ class Carrier:
         on_chunk: OnChunk | None = None,
         on_whole: OnWhole | None = None,
         on_lost: OnLost | None = None,
+        on_end: OnLost | None = None,
     ) -> Outcome:
         """Forwards to `live`; if that is dead before it answered, to what `again` gives, once."""
         for last_try in (False, True):
@@ -78,6 +79,7 @@ class Carrier:
                     on_chunk=on_chunk,
                     on_whole=on_whole,
                     on_lost=on_lost,
+                    on_end=on_end,
                 )
             except SandboxLost:
                 alive = await self._sandboxes.check(live)

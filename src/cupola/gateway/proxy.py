@@ -91,6 +91,7 @@ async def forward(
     on_chunk: OnChunk | None = None,
     on_whole: OnWhole | None = None,
     on_lost: OnLost | None = None,
+    on_end: OnLost | None = None,
     keepalive: float = KEEP_ALIVE_SECONDS,
 ) -> Outcome:
     """Sends the request, then the reply to the caller, until one of the three ends it.
@@ -103,7 +104,8 @@ async def forward(
 
     A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, an event
     stream ends with what `on_lost` returns; without that the reply is left unfinished, and the server cuts
-    the caller's connection, so that nobody takes a part for the whole.
+    the caller's connection, so that nobody takes a part for the whole. An event stream that came to its end gets
+    what `on_end` adds: a reply that ends with its connection looks the same when the sandbox was killed.
     """
     with _CallerWatch(receive) as watch:
         reply = await _ask(upstream, address, method, target, headers, body, watch)
@@ -118,10 +120,15 @@ async def forward(
                 out = [header for header in out if header[0] not in (b"content-length", b"content-encoding")]
                 on_chunk = None
             if whole is not None:
-                await _send_whole(method, reply.status, out, whole, send, on_chunk)
+                if on_chunk is not None and whole:
+                    await _seen(on_chunk, whole)
+                last = await _added_at_end(reply, True, on_end)
+                if last is not None:
+                    whole += _behind(whole, last)
+                await _send_whole(method, reply.status, out, whole, send)
                 return Outcome.COMPLETE
             await send({"type": "http.response.start", "status": reply.status, "headers": out})
-            return await _stream(reply, send, on_chunk, on_lost, keepalive)
+            return await _stream(reply, send, on_chunk, on_lost, on_end, keepalive)
         finally:
             await reply.aclose()
     return Outcome.CALLER_LEFT
@@ -156,10 +163,7 @@ async def _send_whole(
     headers: list[Header],
     body: bytes,
     send: Send,
-    on_chunk: OnChunk | None,
 ) -> None:
-    if on_chunk is not None and body:
-        await _seen(on_chunk, body)
     if method != "HEAD" and status not in _BODILESS and find(headers, b"content-length") is None:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -171,6 +175,7 @@ async def _stream(
     send: Send,
     on_chunk: OnChunk | None,
     on_lost: OnLost | None,
+    on_end: OnLost | None,
     keepalive: float,
 ) -> Outcome:
     events = _open_to_events(reply)
@@ -187,15 +192,33 @@ async def _stream(
                 if on_chunk is not None:
                     await _seen(on_chunk, chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
-            await send({"type": "http.response.body", "body": chunk, "more_body": not reply.at_end})
+            last = await _added_at_end(reply, reply.at_end, on_end)
+            more = last is not None or not reply.at_end
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            if last is not None:
+                await _send_last(last, tail, send)
     except SandboxLost:
         last = await on_lost() if events and on_lost is not None else None
         if last is not None:
-            if not _at_boundary(tail):
-                last = b"\n\n" + last
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+            await _send_last(last, tail, send)
         return Outcome.UPSTREAM_LOST
     return Outcome.COMPLETE
+
+
+async def _added_at_end(reply: Reply, at_end: bool, on_end: OnLost | None) -> bytes | None:
+    """What `on_end` adds to an event stream if it has come to its end."""
+    if on_end is None or not at_end or not _open_to_events(reply):
+        return None
+    return await on_end()
+
+
+async def _send_last(last: bytes, tail: bytes, send: Send) -> None:
+    await send({"type": "http.response.body", "body": _behind(tail, last), "more_body": False})
+
+
+def _behind(tail: bytes, last: bytes) -> bytes:
+    """An event of ours as it stands behind the sandbox's, of which the last one may be incomplete."""
+    return last if _at_boundary(tail) else b"\n\n" + last
 
 
 async def _seen(on_chunk: OnChunk, chunk: bytes) -> None:

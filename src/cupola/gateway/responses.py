@@ -110,6 +110,7 @@ class Responses:
             on_chunk=tap,
             on_whole=lambda status, raw: self._whole(ask, asked, status, raw),
             on_lost=lambda: self._lost(asked, ask, tap),
+            on_end=lambda: self._ended(asked, ask, tap),
         )
 
     def _keeper(self, asked: Asked, store: bool) -> Callable[[Mapping[str, Any]], Awaitable[None]]:
@@ -138,9 +139,19 @@ class Responses:
         """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
         if tap.ended:
             return None
+        return await self._failed(asked, ask, tap, "The agent's sandbox ended while it was answering.")
+
+    async def _ended(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
+        """The last event of a stream that has begun and just ended: a queued or background response may go on."""
+        if tap.last is None or tap.ended or ask.background or tap.last.get("status") == "queued":
+            return None
+        return await self._failed(
+            asked, ask, tap, "The agent's answer broke off: its stream ended without a last event."
+        )
+
+    async def _failed(self, asked: Asked, ask: _Ask, tap: EventTap, reason: str) -> bytes:
         now = self._clock()
-        begun = tap.last or _defaults(ask, asked, now)
-        body = failed_body(begun, "The agent's sandbox ended while it was answering.", now)
+        body = failed_body(tap.last or _defaults(ask, asked, now), reason, now)
         await self._keeper(asked, ask.store)(body)
         event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
         return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
