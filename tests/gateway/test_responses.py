@@ -244,6 +244,39 @@ async def test_a_sandbox_that_dies_in_the_middle(tmp_path: Path) -> None:
         assert (await platform.ask()).status == 200
 
 
+async def test_a_stream_that_just_ends_has_failed(tmp_path: Path) -> None:
+    """A reply that ends with its connection looks whole when the sandbox dies: the missing last event tells."""
+
+    async def stream(request: Request) -> AsyncIterator[bytes]:
+        yield event(0, "response.created", response=response_body(request, "", "in_progress"))
+        yield event(1, "response.output_text.delta", delta="You ")
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(200, EVENTS, stream(request))
+
+    async with open_platform(tmp_path, Behaviour(handler=answer)) as platform:
+        await platform.create_version()
+        events = events_of(await platform.ask(stream=True))
+        assert [one["type"] for one in events][1:] == ["response.output_text.delta", "response.failed"]
+        kept = await retrieved(platform, events[-1]["response"]["id"])
+        assert kept["status"] == "failed"
+        assert "last event" in kept["error"]["message"]
+
+
+async def test_streams_of_other_events_pass_as_they_are(tmp_path: Path) -> None:
+    """What never began as a response is not ended as one."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b'event: error\ndata: {"type":"error","message":"no"}\n\n'
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(200, EVENTS, stream())
+
+    async with open_platform(tmp_path, Behaviour(handler=answer)) as platform:
+        await platform.create_version()
+        assert [one["type"] for one in events_of(await platform.ask(stream=True))] == ["error"]
+
+
 async def test_a_failed_stream_that_was_not_to_be_stored_is_not(tmp_path: Path) -> None:
     """`store: false` holds for failures, too."""
     async with open_platform(tmp_path, dying(begin=True)) as platform:

@@ -109,7 +109,7 @@ class Responses:
             reply_headers=[],
             on_chunk=tap,
             on_whole=lambda status, raw: self._whole(ask, asked, status, raw),
-            on_lost=lambda: self._lost(asked, ask, tap),
+            on_lost=lambda: self._lost(asked, ask, tap, "The agent's sandbox ended while it was answering."),
             on_end=lambda: self._unfinished(asked, ask, tap),
         )
 
@@ -135,13 +135,13 @@ class Responses:
             await self._recorder.keep(asked, filled)
         return orjson.dumps(for_client(filled))
 
-    async def _lost(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
+    async def _lost(self, asked: Asked, ask: _Ask, tap: EventTap, reason: str) -> bytes | None:
         """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
         if tap.ended:
             return None
         now = self._clock()
         begun = tap.last or _defaults(ask, asked, now)
-        body = failed_body(begun, "The agent's sandbox ended while it was answering.", now)
+        body = failed_body(begun, reason, now)
         await self._keeper(asked, ask.store)(body)
         event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
         return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
@@ -150,7 +150,7 @@ class Responses:
         """The same for a stream that has ended without its last word, unless its response goes on in the background."""
         if tap.last is None or ask.background:
             return None
-        return await self._lost(asked, ask, tap)
+        return await self._lost(asked, ask, tap, "The agent's answer broke off: its stream ended without a last event.")
 
     async def _check_context(self, project: str, caller: Caller, ask: _Ask) -> None:
         """What the request continues must exist and be the caller's own."""
