@@ -37,7 +37,10 @@ ensure_engine() {
     install_missing dockerd=docker.io
     engine_log=$(mktemp)
     # Containers inherit the daemon's limit of open files; an unlimited one makes old Pythons close a billion.
-    as_root dockerd --default-ulimit nofile=20000:20000 >"$engine_log" 2>&1 &
+    # No function in between: what is stopped later must be the daemon itself, not a shell around it.
+    local sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    "${sudo[@]}" dockerd --default-ulimit nofile=20000:20000 >"$engine_log" 2>&1 &
     engine_pid=$!
     local _
     for _ in $(seq 120); do
