@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import trustme
+from cupola.web.tls import Authority
 
 ROOT = Path(__file__).parent.parent
 LOAD_CORE, PROXY_CORE = 0, 1
@@ -54,14 +54,9 @@ class Certificates:
 def make_certificates(directory: Path) -> Certificates:
     """A certificate for localhost and the authority behind it."""
     directory = Path(tempfile.mkdtemp(dir=directory))
-    authority = trustme.CA()
-    server = authority.issue_cert("localhost")
-    made = Certificates(directory / "ca.pem", directory / "chain.pem", directory / "key.pem")
-    authority.cert_pem.write_to_path(str(made.authority))
-    for part in server.cert_chain_pems:
-        part.write_to_path(str(made.chain), append=True)
-    server.private_key_pem.write_to_path(str(made.key))
-    return made
+    authority = Authority.open(directory)
+    server = authority.issue("server", ["localhost"])
+    return Certificates(authority.certificate, server.certificate, server.key)
 
 
 def free_port() -> int:
