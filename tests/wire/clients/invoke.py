@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sdk import Sdk, call, collect, main  # type: ignore[import-not-found]  # lies beside the script
@@ -17,7 +16,7 @@ async def invoke(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
         return client.responses.create(**fields, extra_body=extra)
 
     plain = await call(create(input="alpha"))
-    kinds, deltas, arrivals = await streamed(create(input="beta", stream=True))
+    kinds, deltas = await streamed(create(input="beta", stream=True))
     chained = await call(create(input="gamma", previous_response_id=plain.id))
     retrieved = await call(client.responses.retrieve(plain.id))
     input_items = await collect(await call(client.responses.input_items.list(plain.id)))
@@ -25,7 +24,7 @@ async def invoke(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
     conversation = await call(client.conversations.create())
     first = await call(create(input="delta", conversation=conversation.id))
     # The stream of a second turn must see the first, which the platform stored a moment ago.
-    _, second, _ = await streamed(create(input="epsilon", conversation=conversation.id, stream=True))
+    _, second = await streamed(create(input="epsilon", conversation=conversation.id, stream=True))
     third = await call(create(input="zeta", conversation=conversation.id))
     items = await collect(await call(client.conversations.items.list(conversation.id, order="asc")))
 
@@ -35,7 +34,6 @@ async def invoke(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
         "plain": plain.model_dump(),
         "kinds": kinds,
         "deltas": deltas,
-        "spread": arrivals[-1] - arrivals[0],
         "chained": chained.output_text,
         "retrieved": retrieved.model_dump(),
         "input_items": [item.model_dump() for item in input_items],
@@ -52,17 +50,15 @@ async def invoke(sdk: Sdk, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-async def streamed(stream: Any) -> tuple[list[str], list[str], list[float]]:
-    """The kinds of all events, the pieces of text, and when each piece came."""
+async def streamed(stream: Any) -> tuple[list[str], list[str]]:
+    """The kinds of all events, and the pieces of text."""
     kinds: list[str] = []
     deltas: list[str] = []
-    arrivals: list[float] = []
 
     def take(event: Any) -> None:
         kinds.append(event.type)
         if event.type == "response.output_text.delta":
             deltas.append(event.delta)
-            arrivals.append(time.monotonic())
 
     events = await call(stream)
     if hasattr(events, "__aiter__"):
@@ -71,7 +67,7 @@ async def streamed(stream: Any) -> tuple[list[str], list[str], list[float]]:
     else:
         for event in events:
             take(event)
-    return kinds, deltas, arrivals
+    return kinds, deltas
 
 
 if __name__ == "__main__":
