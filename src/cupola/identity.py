@@ -7,7 +7,24 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
+
+
+class Role(StrEnum):
+    """What a caller may do; each role may do what stands before it.
+
+    `reader` sees agents and versions; `user` talks to agents in sessions of its own; `operator` changes agents and
+    sees every session.
+    """
+
+    READER = "reader"
+    USER = "user"
+    OPERATOR = "operator"
+
+    def covers(self, needed: Role) -> bool:
+        ranks = tuple(Role)
+        return ranks.index(self) >= ranks.index(needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +33,7 @@ class Caller:
 
     principal: str
     user: str
+    role: Role = Role.OPERATOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,14 +19,16 @@ from cupola.api.health import Health
 from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
-from cupola.errors import NotFound, NotServed
+from cupola.errors import Forbidden, NotFound, NotServed
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
+from cupola.identity import Caller, Role
 
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health"})
 """Paths that need no token."""
 
@@ -50,44 +55,44 @@ class Handlers:
 def client_routes(to: Handlers) -> list[BaseRoute]:
     """What clients reach, with a client's token (all but `/cupola/health`)."""
     return [
-        raw("POST", PROTOCOLS + "/invocations", to.invocations.create),
-        raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document),
-        raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll),
-        raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel),
+        raw("POST", PROTOCOLS + "/invocations", to.invocations.create, USE),
+        raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
+        raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
+        raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
-        call("GET", PROJECT + "/agents", to.agents.list),
-        call("POST", PROJECT + "/agents", to.agents.create),
-        call("GET", AGENT + "/versions", to.versions.list),
-        call("POST", AGENT + "/versions", to.versions.create),
-        call("GET", AGENT + "/versions/{version}", to.versions.get),
-        call("DELETE", AGENT + "/versions/{version}", to.versions.delete),
-        call("GET", AGENT + "/code:download", to.versions.download),
-        call("POST", AGENT + ":enable", to.agents.enable),
-        call("POST", AGENT + ":disable", to.agents.disable),
-        call("GET", AGENT, to.agents.get),
-        call("POST", AGENT, to.agents.update),
-        call("PATCH", AGENT, to.agents.configure),
-        call("DELETE", AGENT, to.agents.delete),
+        call("GET", PROJECT + "/agents", to.agents.list, READ),
+        call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
+        call("GET", AGENT + "/versions", to.versions.list, READ),
+        call("POST", AGENT + "/versions", to.versions.create, OPERATE),
+        call("GET", AGENT + "/versions/{version}", to.versions.get, READ),
+        call("DELETE", AGENT + "/versions/{version}", to.versions.delete, OPERATE),
+        call("GET", AGENT + "/code:download", to.versions.download, OPERATE),
+        call("POST", AGENT + ":enable", to.agents.enable, OPERATE),
+        call("POST", AGENT + ":disable", to.agents.disable, OPERATE),
+        call("GET", AGENT, to.agents.get, READ),
+        call("POST", AGENT, to.agents.update, OPERATE),
+        call("PATCH", AGENT, to.agents.configure, OPERATE),
+        call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", "/cupola/health", to.health.health),
-        call("GET", "/cupola/status", to.health.status),
+        call("GET", "/cupola/status", to.health.status, READ),
     ]
 
 
 def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     return [
-        raw("POST", base + "/responses", to.responses.create),
-        raw("GET", base + "/responses/{response}", to.responses.retrieve),
-        raw("POST", base + "/responses/{response}/cancel", to.responses.cancel),
-        call("DELETE", base + "/responses/{response}", to.responses.delete),
-        call("GET", base + "/responses/{response}/input_items", to.responses.input_items),
-        call("POST", base + "/conversations", to.conversations.create),
-        call("GET", base + "/conversations/{conversation}", to.conversations.get),
-        call("POST", base + "/conversations/{conversation}", to.conversations.update),
-        call("DELETE", base + "/conversations/{conversation}", to.conversations.delete),
-        call("GET", base + "/conversations/{conversation}/items", to.conversations.list_items),
-        call("POST", base + "/conversations/{conversation}/items", to.conversations.add_items),
-        call("GET", base + "/conversations/{conversation}/items/{item}", to.conversations.get_item),
-        call("DELETE", base + "/conversations/{conversation}/items/{item}", to.conversations.delete_item),
+        raw("POST", base + "/responses", to.responses.create, USE),
+        raw("GET", base + "/responses/{response}", to.responses.retrieve, USE),
+        raw("POST", base + "/responses/{response}/cancel", to.responses.cancel, USE),
+        call("DELETE", base + "/responses/{response}", to.responses.delete, USE),
+        call("GET", base + "/responses/{response}/input_items", to.responses.input_items, USE),
+        call("POST", base + "/conversations", to.conversations.create, USE),
+        call("GET", base + "/conversations/{conversation}", to.conversations.get, USE),
+        call("POST", base + "/conversations/{conversation}", to.conversations.update, USE),
+        call("DELETE", base + "/conversations/{conversation}", to.conversations.delete, USE),
+        call("GET", base + "/conversations/{conversation}/items", to.conversations.list_items, USE),
+        call("POST", base + "/conversations/{conversation}/items", to.conversations.add_items, USE),
+        call("GET", base + "/conversations/{conversation}/items/{item}", to.conversations.get_item, USE),
+        call("DELETE", base + "/conversations/{conversation}/items/{item}", to.conversations.delete_item, USE),
     ]
 
 
@@ -109,23 +114,45 @@ def token_routes(tokens: ClientTokens | SandboxTokens) -> list[BaseRoute]:
     return [call("GET", "/msi/token", tokens.get)]
 
 
-def call(method: str, path: str, handler: Any) -> BaseRoute:
-    """A handler of a request that returns a reply."""
-    return Route(path, handler, methods=[method])
+def call(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
+    """A handler of a request that returns a reply, for callers with the role that it needs."""
+    return Route(path, handler if needs is None else _checked(handler, needs), methods=[method])
 
 
-def raw(method: str, path: str, handler: Any) -> BaseRoute:
+def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
     """A handler that speaks ASGI itself, since it streams."""
-    return Route(path, _Raw(handler), methods=[method])
+    return Route(path, _Raw(handler, needs), methods=[method])
+
+
+def _checked(
+    handler: Callable[[Request], Awaitable[Response]], needs: Role
+) -> Callable[[Request], Awaitable[Response]]:
+    async def checked(request: Request) -> Response:
+        require(request.scope["cupola.caller"], needs)
+        return await handler(request)
+
+    return checked
+
+
+def require(caller: Caller, needs: Role) -> None:
+    """Raises Forbidden unless the caller's role covers what is needed."""
+    if not caller.role.covers(needs):
+        raise Forbidden(
+            f"'{caller.principal}' has the role '{caller.role}', and this needs '{needs}'. "
+            f"An operator can make a token with more: cupola tokens create --role {needs}."
+        )
 
 
 class _Raw:
     """Keeps Starlette from taking a bound coroutine for a handler of requests."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, needs: Role | None) -> None:
         self._app = app
+        self._needs = needs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._needs is not None:
+            require(scope["cupola.caller"], self._needs)
         await self._app(scope, receive, send)
 
 

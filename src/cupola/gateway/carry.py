@@ -1,8 +1,7 @@
 """One request carried to a live sandbox, with the accounting around it.
 
 A sandbox that turns out to be dead before it has answered is replaced once: the request was not served, so sending it
-again repeats nothing. What a container of each protocol generation is told about user and call is decided here
-(container-contract.md §3.1, §3.7).
+again repeats nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from cupola.errors import SandboxLost
-from cupola.gateway.headers import Header, find, to_sandbox
+from cupola.gateway.dialects import headers_for
+from cupola.gateway.headers import Header, find
 from cupola.gateway.proxy import OnChunk, OnLost, OnWhole, Outcome, forward
 from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
@@ -100,23 +100,9 @@ class Carrier:
         return self._sandboxes.live_of(key)
 
     def headers(self, scope: Scope, live: LiveSandbox, caller: Caller, protocol: str) -> list[Header]:
-        """The caller's headers that a container may see, and the platform's own in the dialects it may understand.
-
-        A definition's protocol version says little about the adapter in its image: the guide that most users follow
-        declares `v1` for any. Each adapter generation reads only its own family of headers, so an older version adds
-        its family to today's.
-        """
-        sent = to_sandbox(scope["headers"])
-        declared = live.version.definition.protocol(protocol)
-        dialect = declared.version if declared is not None else "2.0.0"
-        user = caller.user.encode()
-        if dialect == "v1":
-            sent += [(b"x-aml-oid", user), (b"x-aml-tid", b"cupola")]
-        elif dialect == "1.0.0":
-            sent += [(b"x-agent-user-isolation-key", user), (b"x-agent-chat-isolation-key", user)]
-        call = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
-        sent += [(b"x-agent-user-id", user), (b"x-agent-foundry-call-id", call.encode())]
-        return sent
+        """What a container is told beside the body: see `dialects.headers_for`."""
+        call_id = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
+        return headers_for(scope["headers"], live.version.definition, protocol, caller.user, call_id)
 
 
 def _log_failure(live: LiveSandbox, status: int, headers: Sequence[Header]) -> None:

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from cupola.conversations import StoredResponse, failed_body, for_client
 from cupola.errors import BadRequest, NotFound, NotServed
 from cupola.gateway.carry import Carrier
+from cupola.gateway.dialects import body_for
 from cupola.gateway.record import Asked, EventTap, Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.identity import Caller
@@ -102,7 +103,7 @@ class Responses:
             method="POST",
             target=b"/responses",
             headers=headers,
-            body=orjson.dumps(_for_container(ask, live)),
+            body=orjson.dumps(body_for(ask.body, live, response_id)),
             scope=scope,
             receive=receive,
             send=send,
@@ -311,22 +312,6 @@ def _require_protocol(live: LiveSandbox) -> None:
         raise BadRequest(
             f"Agent '{live.row.agent}' does not speak the responses protocol; its definition declares {declared}."
         )
-
-
-def _for_container(ask: _Ask, live: LiveSandbox) -> dict[str, Any]:
-    """The body that a container gets: its session and agent; the oldest adapters read `agent`.
-
-    The definition's tools stay out of it: adapters of today refuse a body with tools that they cannot run, and the
-    guide that most users follow declares `v1` and tools for any image.
-    """
-    reference = {"type": "agent_reference", "name": live.row.agent, "version": live.row.version}
-    body = {key: value for key, value in ask.body.items() if key not in ("agent", "agent_reference")}
-    body["agent_session_id"] = live.row.session_id
-    body["agent_reference"] = reference
-    declared = live.version.definition.protocol("responses")
-    if declared is not None and declared.version == "v1":
-        body["agent"] = reference
-    return body
 
 
 def _asked(project: str, caller: Caller, ask: _Ask, session_id: str, response_id: str) -> Asked:

@@ -216,3 +216,53 @@ conversation_items = Table(
     sqlite_autoincrement=True,
 )
 """The places of a conversation, oldest first. The item itself is the user's, in `items`."""
+
+invocations = Table(
+    "invocations",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("agent", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    _text("session"),
+    _text("user"),
+    Column("created_at", Float, nullable=False),
+    Index(None, "created_at"),
+)
+
+state_stores = Table(
+    "state_stores",
+    metadata,
+    _seq(),
+    _text("project"),
+    _text("agent"),
+    _text("name"),
+    _text("id"),
+    Column("user_isolation", Boolean, nullable=False),
+    Column("item_ttl_seconds", Integer, nullable=False),
+    _text("description", nullable=True),
+    Column("tags", _Json, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("project", "agent", "name"),
+    sqlite_autoincrement=True,
+)
+
+state_items = Table(
+    "state_items",
+    metadata,
+    _seq(),
+    Column("store", _Sequence, nullable=False),
+    _text("user"),
+    _text("key"),
+    _text("id"),
+    Column("value", _Json, nullable=False),
+    Column("tags", _Json, nullable=False),
+    _text("etag"),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("expires_at", Float),
+    UniqueConstraint("store", "user", "key"),
+    ForeignKeyConstraint(["store"], ["state_stores.seq"], ondelete="CASCADE"),
+    Index(None, "expires_at"),
+    sqlite_autoincrement=True,
+)
