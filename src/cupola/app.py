@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.storage import Storage
@@ -122,9 +123,8 @@ class Platform:
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._resolver = Resolver(store, self.sandboxes, self._choice)
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
-        self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
-        )
+        self.routes = routes.client_routes(self._handlers(tokens, layout))
+        self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
 
     def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
@@ -137,6 +137,7 @@ class Platform:
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
             health=Health(self._store, self.sandboxes),
+            openapi=OpenApi(),
         )
 
     async def begin(self) -> None:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
@@ -31,7 +32,7 @@ AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
-OPEN = frozenset({"/cupola/health"})
+OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
 
 OPENAI_BASES = (
@@ -53,6 +54,7 @@ class Handlers:
     conversations: Conversations
     invocations: Invocations
     health: Health
+    openapi: OpenApi
 
 
 def client_routes(to: Handlers) -> list[BaseRoute]:
@@ -83,6 +85,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
+        call("GET", "/openapi.json", to.openapi.get),
     ]
 
 
