@@ -38,7 +38,7 @@ from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
-from cupola.installation import Installation, Layout, Running
+from cupola.installation import Installation, Running
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
@@ -88,6 +88,7 @@ class Platform:
         layout = installation.layout
         self._store = store
         self._clock = clock
+        self._azure_limits = settings.azure_limits
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -118,13 +119,13 @@ class Platform:
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
         self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
-        self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
-        )
+        self.clients = _edge(ClientAuth(_router(routes.client_routes(self._handlers(tokens))), tokens, routes.OPEN))
 
-    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
+    def _handlers(self, tokens: Tokens) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
-        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
+        versions = VersionHandlers(
+            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+        )
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,

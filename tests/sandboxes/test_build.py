@@ -222,7 +222,7 @@ async def test_a_damaged_zip_leaves_nothing(workshop: Workshop) -> None:
     package[40] ^= 0xFF
     path = workshop.root / "broken.zip"
     path.write_bytes(package)
-    with pytest.raises(BadRequest, match="damaged"):
+    with pytest.raises(StartFailed, match="damaged"):
         await build(
             path,
             sha256="0" * 64,
