@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cupola.agents import GIB, ProtocolVersion
 from cupola.errors import BadRequest
@@ -43,6 +45,14 @@ def refused(**fields: Any) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
         read_definition(changed(**fields))
     return caught.value
+
+
+def refusal(body: Mapping[str, Any]) -> BadRequest | None:
+    try:
+        read_definition(body)
+    except BadRequest as error:
+        return error
+    return None
 
 
 def test_both_spellings_mean_the_same() -> None:
@@ -166,20 +176,83 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "image",
-    ["agent", "agent:1", "localhost:5000/a/b:x", "r.example/a_b/c-d@sha256:" + "0" * 64, "a__b/c:v1.0_x", "user/agent"],
+    [
+        "agent",
+        "agent:1",
+        "localhost:5000/a/b:x",
+        "r.example/a_b/c-d@sha256:" + "0" * 64,
+        "a__b/c:v1.0_x",
+        "user/agent",
+        "[::1]:5000/a:1",
+        "a@sha512:" + "0" * 128,
+        "R.EXAMPLE/a",
+    ],
 )
 def test_image_references(image: str) -> None:
     """Registry, path, tag and digest, each optional but the path."""
     assert read_definition(changed(container_configuration={"image": image})).image == image
 
 
-@pytest.mark.parametrize("image", ["Agent:1", "agent:", "a b", "https://r.example/a:1", "a@sha256:12", "-a", "a:b:c"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "Agent:1",
+        "agent:",
+        "a b",
+        "https://r.example/a:1",
+        "a@sha256:12",
+        "-a",
+        "a:b:c",
+        "",
+        "a//b",
+        "a" * 256,
+        "r:123456/a",
+        "a:" + "t" * 129,
+        "a\n",
+    ],
+)
 def test_malformed_image_references(image: str) -> None:
     """`InvalidContainerImage` stands in the details."""
     error = refused(container_configuration={"image": image})
     assert error.param == "definition.container_configuration.image"
     assert [detail["code"] for detail in error.details] == ["InvalidContainerImage"]
-    assert repr(image) in error.message
+    assert repr(image)[:50] in error.message
+
+
+_PART = st.from_regex(r"[a-z0-9]+(?:(?:[._]|__|-{1,3})[a-z0-9]+){0,3}", fullmatch=True)
+_HOSTS = st.sampled_from(
+    ["", "localhost/", "localhost:5000/", "r.example/", "R.Example.com:443/", "[::1]:5000/", "10.0.0.1/"]
+)
+_TAGS = st.just("") | st.from_regex(r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
+_DIGESTS = st.just("") | st.from_regex(r"@sha256:[0-9a-f]{64}", fullmatch=True)
+
+
+@given(_HOSTS, st.lists(_PART, min_size=1, max_size=3), _TAGS, _DIGESTS)
+def test_references_made_by_the_grammar_are_taken(host: str, path: list[str], tag: str, digest: str) -> None:
+    """Whatever registry, path, tag and digest they are made of, up to 255 characters of a name."""
+    name = (host + "/".join(path))[:255].rstrip("._-/")
+    image = name + tag + digest
+    assert read_definition(changed(container_configuration={"image": image})).image == image
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_reference_or_a_sentence(text: str) -> None:
+    """Nothing else comes of it, and a reference holds nothing that a shell or a header could misread."""
+    body = changed(container_configuration={"image": text})
+    error = refusal(body)
+    assert error is None or error.param == "definition.container_configuration.image"
+    if error is None:
+        assert read_definition(body).image == text
+        assert text.isascii()
+        assert not set(text) & set(" \t\r\n'\"\\$`;&|<>?*(){}")
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_size_or_a_sentence(text: str) -> None:
+    """Python reads more as a number than the wire means."""
+    for field in ("cpu", "memory"):
+        error = refusal(changed(**{field: text}))
+        assert error is None or error.param == f"definition.{field}"
 
 
 def test_two_different_images_are_refused() -> None:
@@ -215,6 +288,103 @@ def test_a_zip_for_an_image_is_refused() -> None:
     """Which of them should run could only be guessed."""
     with pytest.raises(BadRequest, match="names an image"):
         read_definition(NEWER, code_sha256="ab" * 32)
+
+
+def test_the_two_spellings_of_the_protocols_must_agree() -> None:
+    """The same twice is what clients send back; two different lists are a guess."""
+    listed = [{"protocol": "responses", "version": "v1"}]
+    both = changed(protocol_versions=listed, container_protocol_versions=listed)
+    assert read_definition(both).protocols == (ProtocolVersion("responses", "v1"),)
+    error = refused(container_protocol_versions=listed)
+    assert error.param == "definition.container_protocol_versions"
+
+
+def test_a_protocol_is_declared_in_one_version() -> None:
+    """Twice the same is once; two versions of one protocol are refused, under whatever name."""
+    twice = [{"protocol": "responses", "version": "2.0.0"}] * 2
+    assert read_definition(changed(protocol_versions=twice)).protocols == (ProtocolVersion("responses", "2.0.0"),)
+    names = [{"protocol": "activity", "version": "v1"}, {"protocol": "activity_protocol", "version": "2.0.0"}]
+    error = refused(protocol_versions=names)
+    assert error.param == "definition.protocol_versions.1.version"
+    assert "declare one" in error.message
+
+
+def test_fields_that_nothing_acts_on_come_back() -> None:
+    """Moderation, telemetry, snapshots and the registry's connection are kept as they were sent."""
+    fields: dict[str, Any] = {
+        "container_configuration": {"image": IMAGE, "registry_connection_id": "registry", "later": 1},
+        "rai_config": {"rai_policy_name": "/p", "invocations_moderation": {"response_mode": "both"}},
+        "telemetry_config": {
+            "endpoints": [
+                {
+                    "kind": "OTLP",
+                    "endpoint": "https://otel",
+                    "protocol": "Http",
+                    "data": ["ContainerOtel", "Metrics"],
+                    "auth": {"type": "header", "header_name": "api-key", "secret_id": "c", "secret_key": "k"},
+                }
+            ]
+        },
+        "enable_memory_snapshot": False,
+        "tools": [{"type": "mcp", "server_label": "x"}, {"type": "from_the_future", "a": [1]}],
+        "later": {"a": None},
+    }
+    shown = show_definition(read_definition(changed(**fields)))
+    assert {**shown, **fields} == shown
+
+
+def test_another_registry_connection_is_a_change() -> None:
+    """It decides whether the image can be pulled."""
+    plain = read_definition(NEWER)
+    with_connection = changed(container_configuration={"image": IMAGE, "registry_connection_id": "r"})
+    assert read_definition(with_connection).digest() != plain.digest()
+
+
+# Azure's limits
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory"),
+    [("0.25", "0.5Gi"), ("0.25", "512Mi"), ("1", "2Gi"), ("1.0", "2.0Gi"), ("3.75", "7.5Gi"), ("4", "8Gi")],
+)
+def test_azures_pairs(cpu: str, memory: str) -> None:
+    """Every quarter of a vCPU with twice as many GiB, compared as numbers."""
+    definition = read_definition(changed(cpu=cpu, memory=memory), azure_limits=True)
+    assert definition.memory == definition.cpu * 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "param", "said"),
+    [
+        ("1", "4Gi", "memory", "1 vCPUs come with 2Gi"),
+        ("2", "2Gi", "memory", "2 vCPUs come with 4Gi"),
+        ("0.3", "0.6Gi", "cpu", "steps of 0.25"),
+        ("0.1", "1Gi", "cpu", "from 0.25 to 4"),
+        ("4.25", "8.5Gi", "cpu", "from 0.25 to 4"),
+        ("4", "9Gi", "memory", "from 0.5Gi to 8Gi"),
+        ("2", None, "memory", "2 vCPUs come with 4Gi"),
+    ],
+)
+def test_other_pairs_are_refused_with_azures_limits(cpu: str, memory: str | None, param: str, said: str) -> None:
+    """In the service's own words, then ours."""
+    with pytest.raises(BadRequest, match="CPU and Memory must be specified as a valid resource tier") as caught:
+        read_definition(changed(cpu=cpu, memory=memory), azure_limits=True)
+    assert (caught.value.code, caught.value.param) == ("bad_request", f"definition.{param}")
+    assert said in caught.value.message
+
+
+def test_the_defaults_are_a_pair_of_azures() -> None:
+    """Leaving the sizes out works everywhere."""
+    assert read_definition({"kind": "hosted", "image": "agent:1"}, azure_limits=True).cpu == 1
+
+
+def test_the_first_protocol_version_is_refused_with_azures_limits() -> None:
+    """The service answers 400 to `v1`, and takes the later ones."""
+    with pytest.raises(BadRequest, match=r"Unsupported responses protocol version 'v1'\. Please use one of 1\.0\.0"):
+        read_definition(OLDER, azure_limits=True)
+    for number in ("1.0.0", "2.0.0"):
+        listed = [{"protocol": "responses", "version": number}]
+        assert read_definition(changed(protocol_versions=listed), azure_limits=True).protocols
 
 
 @pytest.mark.parametrize("name", ["1A", "A-B", "A B", "", "Ä"])

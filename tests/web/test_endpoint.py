@@ -2,13 +2,206 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from cupola.agents import LATEST, VersionRule
+from cupola.agents import LATEST, Agent, AgentVersion, Definition, ProtocolVersion, VersionRule, VersionStatus
 from cupola.errors import BadRequest
-from cupola.web.endpoint import read_rules
+from cupola.web.endpoint import configured, read_rules, show_endpoint, with_rules
+
+AGENT = Agent("demo", "a1", "00000000-0000-0000-0000-000000000001", 1.0)
+CARD = {"version": "1.0", "skills": [{"id": "s", "name": "Skill", "tags": ["t"]}]}
+
+
+def version(
+    number: str, *protocols: str, status: VersionStatus = VersionStatus.ACTIVE, draft: bool = False
+) -> AgentVersion:
+    declared = tuple(ProtocolVersion(name, "2.0.0") for name in protocols or ("responses",))
+    return AgentVersion("demo", "a1", number, Definition("agent:1", None, declared), 1.0, status=status, draft=draft)
+
+
+VERSIONS = (
+    version("draft-1", draft=True),
+    version("4", status=VersionStatus.DELETING),
+    version("3", status=VersionStatus.FAILED),
+    version("2", status=VersionStatus.CREATING),
+    version("1"),
+)
+
+
+def endpoint(agent: Agent, versions: Sequence[AgentVersion] = (version("1"),), **fields: Any) -> Agent:
+    """The agent after a PATCH of its endpoint."""
+    return configured(agent, {"agent_endpoint": fields}, versions)
+
+
+def enabled(agent: Agent) -> list[str]:
+    """The protocols that are shown, which both spellings must agree on."""
+    shown = show_endpoint(agent, version("1", "responses", "invocations"))
+    assert {name.replace("activity_protocol", "activity") for name in shown["protocols"]} == set(
+        shown["protocol_configuration"]
+    )
+    return sorted(shown["protocol_configuration"])
+
+
+# Protocols
+
+
+def test_the_latest_version_says_what_is_enabled_by_default() -> None:
+    """In both spellings, with all traffic to the latest, for Entra identities."""
+    assert enabled(AGENT) == ["invocations", "responses"]
+    shown = show_endpoint(AGENT, None)
+    assert shown == {
+        "version_selector": {
+            "version_selection_rules": [{"type": "FixedRatio", "agent_version": LATEST, "traffic_percentage": 100}]
+        },
+        "protocol_configuration": {"responses": {}},
+        "protocols": ["responses"],
+        "authorization_schemes": [{"type": "Entra"}],
+    }
+
+
+def test_a_patch_adds_to_what_is_shown() -> None:
+    """A protocol that was there by default stays beside the one that is added."""
+    versions = [version("1", "responses", "invocations")]
+    added = endpoint(AGENT, versions, protocol_configuration={"a2a": {}})
+    assert enabled(added) == ["a2a", "invocations", "responses"]
+    assert enabled(endpoint(added, versions, protocol_configuration={"responses": None})) == ["a2a", "invocations"]
+
+
+def test_a_new_agent_gets_what_its_create_says() -> None:
+    """There is nothing yet that could be added to."""
+    body: dict[str, Any] = {"agent_endpoint": {"protocol_configuration": {"a2a": {}}}}
+    assert enabled(configured(AGENT, body, [version("1")], is_new=True)) == ["a2a"]
+
+
+def test_the_older_list_sets_the_same() -> None:
+    """`protocols` is the whole of it, settings of those that stay are kept, and it comes back as it was spelt."""
+    agent = endpoint(AGENT, protocol_configuration={"activity": {"enable_m365_public_endpoint": True}})
+    agent = endpoint(agent, protocols=["activity_protocol", "responses"])
+    assert enabled(agent) == ["activity", "responses"]
+    shown = show_endpoint(agent, None)
+    assert shown["protocols"] == ["activity_protocol", "responses"]
+    assert shown["protocol_configuration"]["activity"] == {"enable_m365_public_endpoint": True}
+    assert enabled(endpoint(agent, protocol_configuration={"activity": None})) == ["responses"]
+    assert enabled(endpoint(agent, protocols=None)) == ["invocations", "responses"]
+
+
+def test_both_spellings_may_be_sent_while_they_agree() -> None:
+    """As a client does that sends back what it got."""
+    shown = show_endpoint(AGENT, version("1"))
+    again = configured(AGENT, {"agent_endpoint": shown}, [version("1")])
+    assert show_endpoint(again, version("1")) == shown
+    with pytest.raises(BadRequest, match="different protocols"):
+        endpoint(AGENT, protocols=["a2a"], protocol_configuration={"responses": {}})
+
+
+def test_what_only_the_service_sets_is_ignored() -> None:
+    """A status of approval and access boundaries cannot be claimed."""
+    agent = endpoint(
+        AGENT,
+        publish_approval_status="approved",
+        protocol_configuration={"activity": {"access_boundaries": ["x"], "enable_m365_public_endpoint": True}},
+    )
+    shown = show_endpoint(agent, None)
+    assert "publish_approval_status" not in shown
+    assert shown["protocol_configuration"]["activity"] == {"enable_m365_public_endpoint": True}
+
+
+# Authorization, card, the rest
+
+
+def test_authorization_schemes() -> None:
+    """Every type of the wire, with the older isolation key; null goes back to the default."""
+    schemes = [
+        {"type": "Entra", "isolation_key_source": {"kind": "Header"}},
+        {"type": "BotService"},
+        {"type": "BotServiceRbac"},
+        {"type": "BotServiceTenant", "later": 1},
+    ]
+    agent = endpoint(AGENT, authorization_schemes=schemes)
+    assert show_endpoint(agent, None)["authorization_schemes"] == schemes
+    agent = endpoint(agent, authorization_schemes=None)
+    assert show_endpoint(agent, None)["authorization_schemes"] == [{"type": "Entra"}]
+
+
+def test_unknown_members_are_kept() -> None:
+    """What a later client knows comes back to it; null removes it."""
+    agent = endpoint(AGENT, later={"a": {"b": 1}, "c": 2})
+    assert show_endpoint(agent, None)["later"] == {"a": {"b": 1}, "c": 2}
+    agent = endpoint(agent, later={"a": {"b": None}})
+    assert show_endpoint(agent, None)["later"] == {"a": {}, "c": 2}
+    assert "later" not in show_endpoint(endpoint(agent, later=None), None)
+
+
+def test_a_card_is_merged_and_checked_as_a_whole() -> None:
+    """A description alone is enough for a card that is there, and not for a new one."""
+    agent = configured(AGENT, {"agent_card": CARD}, [])
+    agent = configured(agent, {"agent_card": {"description": "d", "later": 1}}, [])
+    assert agent.card == {**CARD, "description": "d", "later": 1}
+    with pytest.raises(BadRequest, match="required") as caught:
+        configured(agent, {"agent_card": {"version": None}}, [])
+    assert caught.value.param == "agent_card.version"
+    with pytest.raises(BadRequest, match="required"):
+        configured(AGENT, {"agent_card": {"description": "d"}}, [])
+    assert configured(agent, {"agent_card": None}, []).card is None
+
+
+def test_null_goes_back_to_the_defaults() -> None:
+    """The whole configuration at once."""
+    agent = endpoint(AGENT, version_selector=selector(rule("1", 100))["version_selector"], later=1)
+    cleared = configured(agent, {"agent_endpoint": None}, [version("1")])
+    assert (cleared.rules, cleared.endpoint) == ((), {})
+
+
+# Traffic
+
+
+def test_versions_that_may_get_traffic() -> None:
+    """Active ones, those being made, and the latest."""
+    rules = [rule("1", 50), rule("2", 30), rule(LATEST, 20)]
+    agent = endpoint(AGENT, VERSIONS, **selector(*rules))
+    assert agent.rules == (VersionRule("1", 50), VersionRule("2", 30), VersionRule(LATEST, 20))
+    assert show_endpoint(agent, None)["version_selector"]["version_selection_rules"] == rules
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [("3", "is failed"), ("4", "is deleting"), ("draft-1", "is a draft"), ("9", "no version '9'")]
+)
+def test_versions_that_may_not(number: str, said: str) -> None:
+    """The rule at fault is named, also beside a good one."""
+    with pytest.raises(BadRequest, match=said) as caught:
+        endpoint(AGENT, VERSIONS, **selector(rule("1", 99), rule(number, 1)))
+    assert caught.value.param == "agent_endpoint.version_selector.version_selection_rules.1.agent_version"
+
+
+def test_other_patches_do_not_question_the_rules() -> None:
+    """A version that has failed since does not keep its agent from getting a card or a scheme."""
+    agent = endpoint(AGENT, VERSIONS, **selector(rule("2", 100)))
+    later = [version("2", status=VersionStatus.FAILED)]
+    changed = endpoint(agent, later, authorization_schemes=[{"type": "BotService"}])
+    assert changed.rules == agent.rules
+    assert configured(changed, {"agent_card": CARD}, later).rules == agent.rules
+
+
+def test_no_rules_mean_the_latest() -> None:
+    """An empty list and null both go back to the default."""
+    agent = endpoint(AGENT, **selector(rule("1", 100)))
+    cleared_by: list[Any] = [{"version_selection_rules": []}, {"version_selection_rules": None}, None]
+    for empty in cleared_by:
+        cleared = endpoint(agent, version_selector=empty)
+        assert cleared.rules == ()
+        shown = show_endpoint(cleared, None)["version_selector"]["version_selection_rules"]
+        assert [shown_rule["agent_version"] for shown_rule in shown] == [LATEST]
+
+
+def test_rules_that_the_platform_changes() -> None:
+    """They are shown in place of those that were set; what else stands in the selector is kept."""
+    agent = endpoint(AGENT, VERSIONS, version_selector={**selector(rule("1", 100))["version_selector"], "later": 1})
+    changed = with_rules(agent, (VersionRule("2", 100),))
+    shown = show_endpoint(changed, None)["version_selector"]
+    assert shown == {"version_selection_rules": [rule("2", 100)], "later": 1}
 
 
 def selector(*rules: Any) -> dict[str, Any]:
