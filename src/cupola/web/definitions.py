@@ -131,7 +131,9 @@ class _TelemetryConfig(_Wire):
     endpoints: list[_TelemetryEndpoint] = Field(default_factory=list)
 
 
-class _Definition(_Wire):
+class WireDefinition(_Wire):
+    """A definition in the spellings of all generations, as far as types go."""
+
     kind: str
     image: str | None = None
     container_configuration: _ContainerConfiguration | None = None
@@ -162,7 +164,7 @@ def read_definition(
             f"'definition.kind' is {brief(kind)}; Cupola runs hosted agents, so it must be 'hosted'.",
             param="definition.kind",
         )
-    wire = read_model(_Definition, body, prefix="definition.")
+    wire = read_model(WireDefinition, body, prefix="definition.")
     image = _image_of(wire)
     code = _code_of(wire, image, code_sha256)
     cpu, memory = _size_of(wire.cpu, wire.memory, azure_limits)
@@ -182,7 +184,7 @@ def read_definition(
 # What runs
 
 
-def _image_of(wire: _Definition) -> str | None:
+def _image_of(wire: WireDefinition) -> str | None:
     newer = None if wire.container_configuration is None else wire.container_configuration.image
     if wire.image is not None and newer is not None and wire.image != newer:
         raise BadRequest(
@@ -207,7 +209,7 @@ def _image_of(wire: _Definition) -> str | None:
     return image
 
 
-def _code_of(wire: _Definition, image: str | None, sha256: str | None) -> CodeConfiguration | None:
+def _code_of(wire: WireDefinition, image: str | None, sha256: str | None) -> CodeConfiguration | None:
     code = wire.code_configuration
     if (image is None) == (code is None):
         raise BadRequest(
@@ -231,7 +233,7 @@ def _code_of(wire: _Definition, image: str | None, sha256: str | None) -> CodeCo
 # What it speaks
 
 
-def _protocols_of(wire: _Definition, allowed: Sequence[str]) -> tuple[ProtocolVersion, ...]:
+def _protocols_of(wire: WireDefinition, allowed: Sequence[str]) -> tuple[ProtocolVersion, ...]:
     newer = _read_protocols("protocol_versions", wire.protocol_versions or (), allowed)
     older = _read_protocols("container_protocol_versions", wire.container_protocol_versions or (), allowed)
     if newer and older and set(newer) != set(older):
