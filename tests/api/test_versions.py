@@ -421,6 +421,17 @@ async def test_an_image_has_no_code_to_download(platform: PlatformUnderTest) -> 
     assert (answer.status, answer.error["code"]) == (409, "AgentNotCodeBased")
 
 
+async def test_code_that_was_removed_by_hand(platform: PlatformUnderTest) -> None:
+    """404 with a sentence, no internal error."""
+    await platform.call("POST", VERSIONS, **encoded(as_azd(code_zip())))
+    await platform.settled("a1", "1")
+    for package in platform.installation.layout.code.iterdir():
+        package.unlink()
+    answer = await platform.call("GET", f"{PROJECT}/agents/a1/code:download")
+    assert (answer.status, answer.error["param"]) == (404, "agent_version")
+    assert "upload it again" in answer.error["message"]
+
+
 async def test_an_agent_without_versions_has_nothing_to_download(platform: PlatformUnderTest) -> None:
     """The sentence speaks of no version by the name of None."""
     await platform.create_version()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupola.agents import GIB, ProtocolVersion
+from cupola.agents import GIB, Definition, ProtocolVersion
 from cupola.errors import BadRequest
-from cupola.web.definitions import read_definition, show_definition
+from cupola.web.definitions import PROTOCOLS, read_definition, show_definition
 
 IMAGE = "registry.example/my-agent:1.2"
 OLDER: Mapping[str, Any] = {
@@ -441,3 +442,60 @@ def test_every_field_at_fault_is_named(fields: dict[str, Any], param: str, said:
     assert error.code == "invalid_payload"
     assert error.param == f"definition.{param}"
     assert said in error.message
+
+
+# Whatever is sent
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_PROTOCOL_LISTS = st.lists(
+    st.fixed_dictionaries(
+        {"protocol": st.sampled_from([*PROTOCOLS, "soap", 5]), "version": st.sampled_from(["v1", "2.0.0"])}
+    ),
+    max_size=3,
+)
+_LIKELY: Mapping[str, st.SearchStrategy[Any]] = {
+    "image": st.just(IMAGE),
+    "container_configuration": st.fixed_dictionaries({"image": st.just(IMAGE)}),
+    "code_configuration": st.just(CODE),
+    "protocol_versions": _PROTOCOL_LISTS,
+    "container_protocol_versions": _PROTOCOL_LISTS,
+    "cpu": st.sampled_from(["1", 2, 0.5, "9"]),
+    "memory": st.sampled_from(["2Gi", "1024Mi", 2]),
+    "environment_variables": st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+    "tools": st.lists(st.fixed_dictionaries({"type": st.text(max_size=4)}), max_size=2),
+    "session_configuration": st.fixed_dictionaries({"idle_timeout_seconds": st.integers(0, 20_000)}),
+    "rai_config": st.none(),
+    "telemetry_config": st.none(),
+    "enable_memory_snapshot": st.booleans(),
+    "later": _JSON,
+}
+
+
+@settings(max_examples=300)
+@given(
+    st.fixed_dictionaries(
+        {"kind": st.just("hosted")}, optional={name: st.none() | value | _JSON for name, value in _LIKELY.items()}
+    ),
+    st.booleans(),
+)
+def test_any_definition_is_read_or_refused_with_a_sentence(body: dict[str, Any], azure_limits: bool) -> None:
+    """What is read can be kept and shown, with all that was sent, and means the same when it is sent back."""
+    try:
+        definition = read_definition(body, azure_limits=azure_limits)
+    except BadRequest as refused_with:
+        error: BadRequest | None = refused_with
+    else:
+        error = None
+        assert Definition.from_json(json.loads(json.dumps(definition.to_json()))) == definition
+        shown = show_definition(definition)
+        sent = {name: value for name, value in body.items() if value not in (None, [])}
+        assert {**shown, **sent} == shown
+        again = read_definition(shown)
+        assert (again.image, again.cpu, again.memory) == (definition.image, definition.cpu, definition.memory)
+        assert set(again.protocols) == set(definition.protocols)
+    assert error is None or (error.param or "").startswith("definition.")

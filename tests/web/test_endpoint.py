@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cupola.agents import LATEST, Agent, AgentVersion, Definition, ProtocolVersion, VersionRule, VersionStatus
 from cupola.errors import BadRequest
@@ -237,3 +239,55 @@ def test_rules_that_are_refused(rules: list[Any], said: str) -> None:
         read_rules(selector(*rules))
     assert caught.value.param is not None
     assert caught.value.param.startswith("agent_endpoint.version_selector.version_selection_rules")
+
+
+# Whatever is sent
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from(["responses", "invocations", "a2a", "activity", "activity_protocol", "soap"])
+_RULES = st.lists(
+    st.builds(rule, st.sampled_from(["1", "2", "3", "draft-1", LATEST, 1]), st.sampled_from([0, 50, 100])), max_size=3
+)
+_LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "version_selector": st.fixed_dictionaries({"version_selection_rules": _RULES}),
+    "protocol_configuration": st.dictionaries(_NAMES, st.none() | st.just({}), max_size=3),
+    "protocols": st.lists(_NAMES, max_size=3),
+    "authorization_schemes": st.lists(st.fixed_dictionaries({"type": st.sampled_from(["Entra", "Key"])}), max_size=2),
+    "publish_approval_status": st.just("approved"),
+    "later": _JSON,
+}
+_PATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "agent_endpoint": st.none()
+        | _JSON
+        | st.fixed_dictionaries(
+            {}, optional={name: st.none() | value | value | _JSON for name, value in _LIKELY.items()}
+        ),
+        "agent_card": st.none() | _JSON | st.just(CARD),
+    },
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(_PATCHES, max_size=4))
+def test_any_patches_are_merged_or_refused_with_a_sentence(patches: list[dict[str, Any]]) -> None:
+    """The agent stays one that can be shown: both spellings agree, the weights add up, and it may be sent back."""
+    agent = AGENT
+    for patch in patches:
+        try:
+            agent = configured(agent, patch, VERSIONS)
+        except BadRequest as error:
+            assert error.param  # noqa: PT017 - refused or merged, either will do
+    enabled(agent)
+    shown = show_endpoint(agent, VERSIONS[2])
+    assert "publish_approval_status" not in shown
+    weights = [shown_rule["traffic_percentage"] for shown_rule in shown["version_selector"]["version_selection_rules"]]
+    assert sum(weights) == 100
+    again = configured(agent, {"agent_endpoint": shown}, VERSIONS)
+    assert show_endpoint(again, VERSIONS[2]) == shown

@@ -145,7 +145,14 @@ class Versions:
                 f"Version {version.agent}:{version.version} runs an image; it has no code to download.",
                 code="AgentNotCodeBased",
             )
-        package = await asyncio.to_thread(self._places.package(code.sha256).read_bytes)
+        try:
+            package = await asyncio.to_thread(self._places.package(code.sha256).read_bytes)
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"The code of version {version.agent}:{version.version} is not in the state directory any more; "
+                "upload it again.",
+                param="agent_version",
+            ) from error
         return Response(
             package,
             media_type="application/zip",
