@@ -20,6 +20,7 @@ from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
+from cupola.gateway.a2a import A2A
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
@@ -49,6 +50,7 @@ class Handlers:
     responses: Responses
     conversations: Conversations
     invocations: Invocations
+    a2a: A2A
     health: Health
 
 
@@ -59,6 +61,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
+        *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
@@ -93,6 +96,25 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
         call("POST", base + "/conversations/{conversation}/items", to.conversations.add_items, USE),
         call("GET", base + "/conversations/{conversation}/items/{item}", to.conversations.get_item, USE),
         call("DELETE", base + "/conversations/{conversation}/items/{item}", to.conversations.delete_item, USE),
+    ]
+
+
+def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
+    tasks = base + "/v1/tasks/{task}"
+    return [
+        raw("POST", base, a2a.rpc, USE),
+        raw("POST", base + "/", a2a.rpc, USE),
+        call("GET", base + "/agentCard/v0.3", a2a.card, READ),
+        call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
+        call("GET", base + "/v1/card", a2a.card, READ),
+        raw("POST", base + "/v1/message:send", a2a.send_message, USE),
+        raw("POST", base + "/v1/message:stream", a2a.stream_message, USE),
+        raw("POST", tasks + ":cancel", a2a.cancel_task, USE),
+        raw("POST", tasks + ":subscribe", a2a.resubscribe, USE),
+        raw("GET", tasks + ":subscribe", a2a.resubscribe, USE),
+        raw("GET", tasks, a2a.get_task, USE),
+        *(raw(method, tasks + "/pushNotificationConfigs", a2a.push, USE) for method in ("GET", "POST")),
+        *(raw(method, tasks + "/pushNotificationConfigs/{config}", a2a.push, USE) for method in ("GET", "DELETE")),
     ]
 
 

@@ -1,0 +1,293 @@
+"""What A2A 0.3 looks like on the wire: parameters read, errors by number, and its two spellings.
+
+JSON-RPC speaks the specification's own JSON, where `kind` tells objects apart; HTTP+JSON speaks the JSON form of its
+protobuf messages, where the name of a field does. Inside there is one form, that of JSON-RPC; `spelled` makes the other
+of it. The official SDK's types are not used: importing them costs 12 MiB (its client 25) and brings protobuf and
+google-api-core, for a dozen fields; the wire tests hold these shapes against the SDK's clients instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from cupola.errors import CupolaError
+
+PROTOCOL_VERSION = "0.3"
+TEXT_MODES = frozenset({"text", "text/plain", "text/*", "*/*", "*"})
+"""Output modes with which plain text is welcome."""
+MAX_CONTEXT_ID = 512
+"""Characters; what a conversation's metadata holds."""
+M = TypeVar("M", bound=BaseModel)
+
+
+class Code(IntEnum):
+    """Numbers of JSON-RPC 2.0 and of A2A 0.3 §8; the last one is 1.0's, for which 0.3 has no number."""
+
+    PARSE = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+    TASK_NOT_FOUND = -32001
+    TASK_NOT_CANCELABLE = -32002
+    PUSH_NOT_SUPPORTED = -32003
+    UNSUPPORTED_OPERATION = -32004
+    CONTENT_TYPE_NOT_SUPPORTED = -32005
+    INVALID_AGENT_RESPONSE = -32006
+    EXTENDED_CARD_NOT_CONFIGURED = -32007
+    VERSION_NOT_SUPPORTED = -32009
+
+
+_HTTP = {
+    Code.PARSE: 400,
+    Code.INVALID_REQUEST: 400,
+    Code.METHOD_NOT_FOUND: 404,
+    Code.INVALID_PARAMS: 400,
+    Code.INTERNAL: 500,
+    Code.TASK_NOT_FOUND: 404,
+    Code.TASK_NOT_CANCELABLE: 409,
+    Code.PUSH_NOT_SUPPORTED: 501,
+    Code.UNSUPPORTED_OPERATION: 501,
+    Code.CONTENT_TYPE_NOT_SUPPORTED: 415,
+    Code.INVALID_AGENT_RESPONSE: 502,
+    Code.EXTENDED_CARD_NOT_CONFIGURED: 404,
+    Code.VERSION_NOT_SUPPORTED: 400,
+}
+"""Statuses of the HTTP+JSON transport."""
+
+
+class A2AError(CupolaError):
+    """A failure that the protocol has a number for; `data` is for the caller to look at."""
+
+    def __init__(self, number: Code, message: str, *, data: Any = None) -> None:
+        super().__init__(message, code=number.name.lower())
+        self.number = number
+        self.data = data
+
+    def to_json(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"code": int(self.number), "message": self.message}
+        return shown if self.data is None else {**shown, "data": self.data}
+
+
+# What callers send
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Message(_Wire):
+    message_id: str = Field(min_length=1, validation_alias=AliasChoices("messageId", "message_id"))
+    role: str
+    parts: list[dict[str, Any]] = Field(min_length=1, validation_alias=AliasChoices("parts", "content"))
+    context_id: str | None = Field(
+        default=None, max_length=MAX_CONTEXT_ID, validation_alias=AliasChoices("contextId", "context_id")
+    )
+    task_id: str | None = Field(default=None, validation_alias=AliasChoices("taskId", "task_id"))
+
+
+class _Configuration(_Wire):
+    accepted: list[str] = Field(
+        default=[], validation_alias=AliasChoices("acceptedOutputModes", "accepted_output_modes")
+    )
+    blocking: bool = True
+    history_length: int | None = Field(
+        default=None, ge=0, validation_alias=AliasChoices("historyLength", "history_length")
+    )
+    push: Any = Field(
+        default=None, validation_alias=AliasChoices("pushNotificationConfig", "pushNotification", "push_notification")
+    )
+
+
+class _SendParams(_Wire):
+    message: _Message = Field(validation_alias=AliasChoices("message", "request"))
+    configuration: _Configuration | None = None
+
+
+class _TaskParams(_Wire):
+    id: str = Field(min_length=1)
+    history_length: int | None = Field(
+        default=None, ge=0, validation_alias=AliasChoices("historyLength", "history_length")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message to the agent, read and checked. `shown` is how a task's history shows it."""
+
+    text: str
+    context_id: str | None
+    task_id: str | None
+    background: bool
+    history_length: int | None
+    shown: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuery:
+    id: str
+    history_length: int | None
+
+
+def read_send(params: object) -> Sent:
+    """`MessageSendParams` in either spelling. Raises A2AError naming the field."""
+    read = _validated(_SendParams, params)
+    message, configuration = read.message, read.configuration or _Configuration()
+    if message.role not in ("user", "ROLE_USER"):
+        raise A2AError(Code.INVALID_PARAMS, f"'message.role' is '{message.role}'; a message to an agent is 'user''s.")
+    if configuration.push:
+        raise A2AError(
+            Code.PUSH_NOT_SUPPORTED, "Push notifications are not supported; stream the message, or poll with tasks/get."
+        )
+    if configuration.accepted and not TEXT_MODES.intersection(configuration.accepted):
+        raise A2AError(
+            Code.CONTENT_TYPE_NOT_SUPPORTED,
+            f"'configuration.acceptedOutputModes' is {', '.join(configuration.accepted)}; agents answer with text.",
+        )
+    texts = [_text_of(part, index) for index, part in enumerate(message.parts)]
+    return Sent(
+        text="\n".join(texts),
+        context_id=message.context_id or None,
+        task_id=message.task_id or None,
+        background=not configuration.blocking,
+        history_length=configuration.history_length,
+        shown=said(message.message_id, "user", texts),
+    )
+
+
+def read_task_query(params: object) -> TaskQuery:
+    """`TaskQueryParams` or `TaskIdParams`. Raises A2AError naming the field."""
+    read = _validated(_TaskParams, params)
+    return TaskQuery(read.id, read.history_length)
+
+
+def _text_of(part: Mapping[str, Any], index: int) -> str:
+    """The text of a part; `type` is what some emitters call `kind`."""
+    kind, text = part.get("kind") or part.get("type"), part.get("text")
+    if kind not in (None, "text") or (kind is None and "text" not in part):
+        what = kind or next((name for name in ("file", "data") if name in part), "something unknown")
+        raise A2AError(
+            Code.CONTENT_TYPE_NOT_SUPPORTED,
+            f"'message.parts.{index}' is of the kind '{what}'; agents take text parts only.",
+        )
+    if not isinstance(text, str):
+        raise A2AError(Code.INVALID_PARAMS, f"'message.parts.{index}.text' must be a string.")
+    return text
+
+
+def _validated(model: type[M], params: object) -> M:
+    try:
+        return model.model_validate(params)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "params"
+        raise A2AError(Code.INVALID_PARAMS, f"'{where}' is not as the protocol has it: {first['msg']}.") from error
+
+
+# What they get
+
+
+def said(message_id: str, role: str, texts: Sequence[str], **ids: str) -> dict[str, Any]:
+    """A message of text parts."""
+    return {"kind": "message", "messageId": message_id, "role": role, "parts": [_part(text) for text in texts], **ids}
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"kind": "text", "text": text}
+
+
+def artifact(artifact_id: str, texts: Sequence[str]) -> dict[str, Any]:
+    """What the agent made, as text."""
+    return {"artifactId": artifact_id, "parts": [_part(text) for text in texts]}
+
+
+class Transport(Protocol):
+    """How one of the two transports puts results and failures."""
+
+    def sent(self, task: Mapping[str, Any]) -> bytes:
+        """The result of sending a message."""
+
+    def task(self, task: Mapping[str, Any]) -> bytes:
+        """The result of getting or cancelling a task."""
+
+    def event(self, event: Mapping[str, Any]) -> bytes:
+        """One piece of a stream."""
+
+    def failure(self, error: A2AError) -> tuple[int, bytes]:
+        """Status and body."""
+
+    def failed_stream(self, error: A2AError) -> bytes | None:
+        """The event that ends a stream before it has begun; None where a status and a body say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRpc:
+    """JSON-RPC 2.0: a result or an error beside the request's id, always with status 200."""
+
+    id: str | int | float | None
+
+    def sent(self, task: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({"jsonrpc": "2.0", "id": self.id, "result": task})
+
+    task = sent
+    event = sent
+
+    def failure(self, error: A2AError) -> tuple[int, bytes]:
+        return 200, orjson.dumps({"jsonrpc": "2.0", "id": self.id, "error": error.to_json()})
+
+    def failed_stream(self, error: A2AError) -> bytes | None:
+        return self.failure(error)[1]
+
+
+class HttpJson:
+    """HTTP+JSON: the protobuf messages of the protocol in their JSON form, failures as a status."""
+
+    __slots__ = ()
+
+    def sent(self, task: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({"task": spelled(task)})
+
+    def task(self, task: Mapping[str, Any]) -> bytes:
+        return orjson.dumps(spelled(task))
+
+    def event(self, event: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({_EVENT_FIELDS[event["kind"]]: spelled(event)})
+
+    def failure(self, error: A2AError) -> tuple[int, bytes]:
+        return _HTTP[error.number], orjson.dumps({"error": error.to_json(), "message": error.message})
+
+    def failed_stream(self, error: A2AError) -> bytes | None:
+        return None
+
+
+_EVENT_FIELDS = {
+    "task": "task",
+    "message": "message",
+    "status-update": "statusUpdate",
+    "artifact-update": "artifactUpdate",
+}
+
+
+def spelled(value: Any) -> Any:
+    """The protobuf's JSON of an object in JSON-RPC's form: no `kind`, enums in capitals, `content` of a message."""
+    if isinstance(value, list):
+        return [spelled(entry) for entry in value]
+    if not isinstance(value, Mapping):
+        return value
+    made = {name: spelled(entry) for name, entry in value.items() if name != "kind"}
+    if value.get("kind") == "message":
+        made["content"] = made.pop("parts")
+        made["role"] = f"ROLE_{value['role'].upper()}"
+    if "state" in made:
+        made["state"] = _STATES.get(value["state"]) or f"TASK_STATE_{value['state'].upper().replace('-', '_')}"
+    return made
+
+
+_STATES = {"canceled": "TASK_STATE_CANCELLED"}
+"""Where the protobuf spells a state in its own way."""
