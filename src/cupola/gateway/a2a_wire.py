@@ -45,21 +45,21 @@ class Code(IntEnum):
 
 
 _HTTP = {
-    Code.PARSE: 400,
-    Code.INVALID_REQUEST: 400,
-    Code.METHOD_NOT_FOUND: 404,
-    Code.INVALID_PARAMS: 400,
-    Code.INTERNAL: 500,
-    Code.TASK_NOT_FOUND: 404,
-    Code.TASK_NOT_CANCELABLE: 409,
-    Code.PUSH_NOT_SUPPORTED: 501,
-    Code.UNSUPPORTED_OPERATION: 501,
-    Code.CONTENT_TYPE_NOT_SUPPORTED: 415,
-    Code.INVALID_AGENT_RESPONSE: 502,
-    Code.EXTENDED_CARD_NOT_CONFIGURED: 404,
-    Code.VERSION_NOT_SUPPORTED: 400,
+    Code.PARSE: (400, "JSONParseError"),
+    Code.INVALID_REQUEST: (400, "InvalidRequestError"),
+    Code.METHOD_NOT_FOUND: (404, "MethodNotFoundError"),
+    Code.INVALID_PARAMS: (400, "InvalidParamsError"),
+    Code.INTERNAL: (500, "InternalError"),
+    Code.TASK_NOT_FOUND: (404, "TaskNotFoundError"),
+    Code.TASK_NOT_CANCELABLE: (409, "TaskNotCancelableError"),
+    Code.PUSH_NOT_SUPPORTED: (501, "PushNotificationNotSupportedError"),
+    Code.UNSUPPORTED_OPERATION: (501, "UnsupportedOperationError"),
+    Code.CONTENT_TYPE_NOT_SUPPORTED: (415, "ContentTypeNotSupportedError"),
+    Code.INVALID_AGENT_RESPONSE: (502, "InvalidAgentResponseError"),
+    Code.EXTENDED_CARD_NOT_CONFIGURED: (404, "ExtendedAgentCardNotConfiguredError"),
+    Code.VERSION_NOT_SUPPORTED: (400, "VersionNotSupportedError"),
 }
-"""Statuses of the HTTP+JSON transport."""
+"""Status and `type` of failures of the HTTP+JSON transport; clients of the official SDK 1.x go by the `type`."""
 
 
 class A2AError(CupolaError):
@@ -260,7 +260,8 @@ class HttpJson:
         return orjson.dumps({_EVENT_FIELDS[event["kind"]]: spelled(event)})
 
     def failure(self, error: A2AError) -> tuple[int, bytes]:
-        return _HTTP[error.number], orjson.dumps({"error": error.to_json(), "message": error.message})
+        status, kind = _HTTP[error.number]
+        return status, orjson.dumps({"error": error.to_json(), "message": error.message, "type": kind})
 
     def failed_stream(self, error: A2AError) -> bytes | None:
         return None
