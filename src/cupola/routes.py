@@ -105,6 +105,7 @@ def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
         raw("POST", base, a2a.rpc, USE),
         raw("POST", base + "/", a2a.rpc, USE),
         call("GET", base + "/agentCard/v0.3", a2a.card, READ),
+        call("GET", base + "/agentCard/v1.0", a2a.card_1_0, READ),
         call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
         call("GET", base + "/v1/card", a2a.card, READ),
         raw("POST", base + "/v1/message:send", a2a.send_message, USE),

@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import select
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from cupola.errors import StartFailed
+from cupola.store.tables import conversations
 from tests.support.agents import ECHO, EVENTS, event, response_body
 from tests.support.platform import (
     DEFINITION,
@@ -270,6 +272,19 @@ async def test_contexts_of_others_stay_theirs(a2a: PlatformUnderTest) -> None:
     assert len({asked["conversation"] for asked in asked_of(a2a)}) == 3
 
 
+async def test_what_the_container_is_told(a2a: PlatformUnderTest) -> None:
+    """The caller's headers as on the responses protocol, but none about his own body."""
+    headers = {"x-client-trace": "t", "content-language": "de", "a2a-version": "0.3", "accept": "text/event-stream"}
+    answer = await rpc(a2a, "message/send", {"message": message()}, headers=headers)
+    assert answer.status == 200
+    (request,) = [r for r in a2a.sandbox.requests if r.path == "/responses"]
+    assert request.headers["x-client-trace"] == "t"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-agent-user-id"] == a2a.user
+    for hidden in ("authorization", "a2a-version", "content-language", "accept"):
+        assert hidden not in request.headers
+
+
 async def test_several_parts_are_lines(a2a: PlatformUnderTest) -> None:
     """Text parts become one text; `type` is read where emitters mean `kind`."""
     parts = [{"kind": "text", "text": "one"}, {"type": "text", "text": "two"}, {"text": "three"}]
@@ -348,27 +363,40 @@ async def test_requests_at_fault(a2a: PlatformUnderTest, raw: bytes, number: int
 
 
 @pytest.mark.parametrize(
-    ("header", "query", "served"),
+    ("header", "query", "spoken"),
     [
-        ("0.3", "", True),
-        ("0.3.0", "", True),
-        (None, "", True),
-        ("", "", True),
-        (None, "?a2a-version=0.3", True),
-        ("1.0", "", False),
-        ("0.30", "", False),
-        (None, "?A2A-Version=1.0", False),
+        ("0.3", "", "0.3"),
+        ("0.3.0", "", "0.3"),
+        (None, "", "0.3"),
+        ("", "", "0.3"),
+        (None, "?a2a-version=0.3", "0.3"),
+        ("1.0", "", "1.0"),
+        ("1.0.2", "", "1.0"),
+        (None, "?A2A-Version=1.0", "1.0"),
+        ("0.3", "?a2a-version=1.0", "0.3"),
+        ("0.30", "", None),
+        ("1.1", "", None),
+        ("latest", "", None),
     ],
 )
-async def test_only_version_0_3_is_spoken(a2a: PlatformUnderTest, header: str | None, query: str, served: bool) -> None:
-    """Asked for in the header or in the query; without either it is 0.3."""
+async def test_the_version_is_asked_for(
+    a2a: PlatformUnderTest, header: str | None, query: str, spoken: str | None
+) -> None:
+    """In the header or in the query; without either it is 0.3. HTTP+JSON is 0.3's alone."""
     headers = {} if header is None else {"a2a-version": header}
-    body = (await rpc(a2a, "message/send", {"message": message()}, query=query, headers=headers)).json()
-    assert ("result" in body) is served
+    numbers = {}
+    for method in ("message/send", "SendMessage"):
+        body = (await rpc(a2a, method, {"message": message()}, query=query, headers=headers)).json()
+        numbers[method] = body.get("error", {}).get("code")
+    if spoken is None:
+        assert set(numbers.values()) == {-32009}
+    else:
+        old = spoken == "0.3"
+        assert numbers == {"message/send": None if old else -32601, "SendMessage": -32601 if old else None}
     rest = await a2a.call("POST", f"{BASE}/v1/message:send{query}", {"message": message()}, headers=headers)
-    assert rest.status == (200 if served else 400)
-    if not served:
-        assert body["error"]["code"] == rest.error["code"] == -32009
+    assert rest.status == (200 if spoken == "0.3" else 400)
+    if spoken != "0.3":
+        assert rest.error["code"] == -32009
 
 
 async def test_a_bad_session_id_is_named(a2a: PlatformUnderTest) -> None:
@@ -391,13 +419,16 @@ async def test_a_session_that_does_not_start(tmp_path: Path) -> None:
     async with open_platform(tmp_path, ECHO) as platform:
         await offered(platform)
         await sent(platform)  # takes the warm sandbox
+        kept = await platform.store.read(lambda conn: conn.execute(select(conversations)).all())
+        assert len(kept) == 1
         platform.place.behaviour = Behaviour(fails=StartFailed("No room.", phase="create"))
-        answer = await rpc(platform, "message/send", {"message": message(contextId="talk")})
+        answer = await rpc(platform, "message/send", {"message": message()})
         assert answer.status == 424, answer.body
+        assert await platform.store.read(lambda conn: conn.execute(select(conversations)).all()) == kept
         assert answer.error["code"] == "session_not_ready"
         assert answer.headers["x-adc-response-details"] == "ReadinessTimeout"
         platform.place.behaviour = ECHO
-        assert (await sent(platform, contextId="talk"))["status"]["state"] == "completed"
+        assert (await sent(platform))["status"]["state"] == "completed"
 
 
 # What agents answer
@@ -436,6 +467,7 @@ async def test_statuses_become_states(tmp_path: Path, status: str, error: Mappin
     [
         (Reply(400, {}, b'{"error": {"message": "No such model."}}'), -32602, "No such model."),
         (Reply(500, {}, b"oops"), -32603, "status 500"),
+        (Reply(200, {}, b'{"id": 5, "output": []}'), -32006, "not a response"),
         (Reply(200, {}, b"[]"), -32006, "not a response"),
         (Reply(200, {}, b'{"code": "server_error", "message": "old adapter"}'), -32006, "not a response"),
     ],
@@ -657,7 +689,7 @@ async def test_a_finished_task_takes_no_message(a2a: PlatformUnderTest) -> None:
     """The error says how to go on."""
     task = await sent(a2a)
     error = (await rpc(a2a, "message/send", {"message": message(taskId=task["id"])})).json()["error"]
-    assert error["code"] == -32602
+    assert error["code"] == -32004
     assert task["contextId"] in error["message"]
 
 
@@ -753,3 +785,78 @@ async def test_http_json_failures_have_a_status(
     answer = await a2a.call(method, f"{BASE}/v1/{path}", None if raw else body, raw=raw)
     assert (answer.status, answer.error["code"]) == (status, number), answer.body
     assert answer.json()["message"] == answer.error["message"]
+
+
+# Version 1.0
+
+V1 = {"a2a-version": "1.0"}
+MESSAGE_1_0 = {"messageId": "m1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}
+
+
+async def test_the_card_of_1_0(a2a: PlatformUnderTest) -> None:
+    """The same content, with the interfaces that each version has, the newest first."""
+    card = (await a2a.call("GET", f"{BASE}/agentCard/v1.0", headers={"host": "agents.example"})).json()
+    old = (await a2a.call("GET", f"{BASE}/agentCard/v0.3", headers={"host": "agents.example"})).json()
+    for field in ("name", "version", "description", "skills", "defaultInputModes", "defaultOutputModes"):
+        assert card[field] == old[field]
+    assert [(face["protocolBinding"], face["protocolVersion"]) for face in card["supportedInterfaces"]] == [
+        ("JSONRPC", "1.0"),
+        ("JSONRPC", "0.3"),
+        ("HTTP+JSON", "0.3"),
+    ]
+    assert {face["url"] for face in card["supportedInterfaces"]} == {old["url"]}
+
+
+async def test_1_0_sends_gets_and_cancels(tmp_path: Path) -> None:
+    """Results are protobuf's JSON; `returnImmediately` is a background response."""
+    async with open_platform(tmp_path, background()) as platform:
+        await offered(platform)
+        params = {"message": MESSAGE_1_0, "configuration": {"returnImmediately": True}}
+        task = (await rpc(platform, "SendMessage", params, headers=V1)).json()["result"]["task"]
+        assert "kind" not in task
+        assert task["status"]["state"] == "TASK_STATE_WORKING"
+        shown = {**MESSAGE_1_0, "taskId": task["id"], "contextId": task["contextId"]}
+        assert task["history"] == [shown]
+        got = (await rpc(platform, "GetTask", {"id": task["id"]}, headers=V1)).json()["result"]
+        assert (got["id"], got["status"]["state"]) == (task["id"], "TASK_STATE_WORKING")
+        ended = (await rpc(platform, "CancelTask", {"id": task["id"]}, headers=V1)).json()["result"]
+        assert ended["status"]["state"] == "TASK_STATE_CANCELED"
+
+
+async def test_1_0_streams(a2a: PlatformUnderTest) -> None:
+    """The same events; the end of the stream, not a field, says that a status is final."""
+    events = [
+        entry["result"] for entry in told(await rpc(a2a, "SendStreamingMessage", {"message": MESSAGE_1_0}, headers=V1))
+    ]
+    assert [next(iter(entry)) for entry in events] == ["task", *["artifactUpdate"] * 4, "statusUpdate"]
+    assert events[1]["artifactUpdate"]["artifact"]["parts"] == [{"text": "You "}]
+    assert "final" not in events[-1]["statusUpdate"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "number", "reason"),
+    [
+        ("SendMessage", {"message": {**MESSAGE_1_0, "parts": [{"data": {}}]}}, -32005, "CONTENT_TYPE_NOT_SUPPORTED"),
+        ("SendMessage", {"message": {**MESSAGE_1_0, "parts": [{"url": "x"}]}}, -32005, "CONTENT_TYPE_NOT_SUPPORTED"),
+        (
+            "SendMessage",
+            {"message": MESSAGE_1_0, "configuration": {"taskPushNotificationConfig": {"url": "https://x"}}},
+            -32003,
+            "PUSH_NOTIFICATION_NOT_SUPPORTED",
+        ),
+        ("GetTask", {"id": "nope"}, -32001, "TASK_NOT_FOUND"),
+        ("CancelTask", {"id": "nope"}, -32001, "TASK_NOT_FOUND"),
+        ("SubscribeToTask", {"id": "nope"}, -32004, "UNSUPPORTED_OPERATION"),
+        ("ListTasks", {}, -32004, "UNSUPPORTED_OPERATION"),
+        ("CreateTaskPushNotificationConfig", {}, -32003, "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+        ("GetExtendedAgentCard", {}, -32007, "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+        ("GetTask", {}, -32602, None),
+    ],
+)
+async def test_failures_of_1_0_say_their_reason(
+    a2a: PlatformUnderTest, method: str, params: Any, number: int, reason: str | None
+) -> None:
+    """A2A's own errors carry it as `ErrorInfo`; JSON-RPC's have none."""
+    error = (await rpc(a2a, method, params, headers=V1)).json()["error"]
+    assert error["code"] == number
+    assert [detail["reason"] for detail in error.get("data", [])] == ([] if reason is None else [reason])

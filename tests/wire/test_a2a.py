@@ -45,15 +45,27 @@ def base_of(platform: Platform, agent: str) -> str:
 
 
 @pytest.mark.operation("a2a.card", "a2a.send", "a2a.stream", "a2a.get_task", "a2a.cancel_task")
-@pytest.mark.parametrize("transport", ["JSONRPC", "HTTP+JSON"])
-@pytest.mark.parametrize("generation", ["a2a-0.3", "a2a"])
+@pytest.mark.parametrize(
+    ("generation", "card", "transport"),
+    [
+        ("a2a-0.3", "v0.3", "JSONRPC"),
+        ("a2a-0.3", "v0.3", "HTTP+JSON"),
+        ("a2a", "v0.3", "JSONRPC"),
+        ("a2a", "v0.3", "HTTP+JSON"),
+        ("a2a", "v1.0", "JSONRPC"),
+        ("a2a", "v1.0", "HTTP+JSON"),
+    ],
+)
 def test_the_official_clients(
-    platform: Platform, run_script: RunScript, agent: str, generation: str, transport: str
+    platform: Platform, run_script: RunScript, agent: str, generation: str, card: str, transport: str
 ) -> None:
-    """Card, messages in one context, a stream, a task, one that is cancelled, and the errors of the protocol."""
+    """Card, messages in one context, a stream, a task, one that is cancelled, and the errors of the protocol.
+
+    The card decides which version the SDK of today speaks: with 1.0's it is 1.0 over JSON-RPC, 0.3 over HTTP+JSON.
+    """
     script = CLIENTS / ("a2a_0_3.py" if generation == "a2a-0.3" else "a2a_newest.py")
     base = base_of(platform, agent)
-    printed = run_script(generation, script, base, transport, "agentCard/v0.3", A2A_TOKEN=client_token(platform))
+    printed = run_script(generation, script, base, transport, f"agentCard/{card}", A2A_TOKEN=client_token(platform))
     seen = json.loads(printed.splitlines()[-1])
 
     assert seen["card"] == {"name": agent, "url": base, "version": "1.0", "streaming": True, "skills": ["memory"]}
@@ -111,9 +123,9 @@ def _check_isolation(platform: Platform, agent: str, task: str) -> None:
 
 @pytest.mark.operation("a2a.card")
 def test_the_card_needs_a_token(platform: Platform, agent: str) -> None:
-    """Card and messages alike; the well-known place has the same card as Azure's own."""
+    """Every card; the well-known place has the same one as Azure's own place for 0.3."""
     with httpx.Client(verify=tls_context(platform)) as stranger:
-        for path in ("agentCard/v0.3", ".well-known/agent-card.json"):
+        for path in ("agentCard/v0.3", "agentCard/v1.0", ".well-known/agent-card.json"):
             assert stranger.get(f"{base_of(platform, agent)}/{path}").status_code == 401
     with rest_client(platform) as rest:
         cards = [

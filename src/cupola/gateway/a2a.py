@@ -4,7 +4,8 @@ A message becomes a request to the gateway's own Responses handler, in this proc
 errors are that handler's. A task is a response, with its id; a context is a conversation. Nothing else is stored.
 Two kinds of failures: what A2A has a number for is said in A2A; what the platform refuses before an agent is asked
 (no token, no such agent, a session that does not start) is Foundry's envelope with its status, as on every other
-protocol. Wire: control-plane.md §2.8, container-contract.md §3.6, A2A 0.3.
+protocol. A2A 0.3 is the default, as on Azure; 1.0 is spoken to who asks for it, over JSON-RPC. Wire: control-plane.md
+§2.8, container-contract.md §3.6, docs/wire-notes.md.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from starlette.types import Message, Receive, Scope, Send
 from cupola.agents import Agent, AgentVersion
 from cupola.conversations import Conversation, StoredResponse
 from cupola.errors import BadRequest, CupolaError, NotFound
-from cupola.gateway.a2a_card import card_of, require_offered
+from cupola.gateway.a2a_card import card_1_0_of, card_of, require_offered
 from cupola.gateway.a2a_tasks import EventReader, TaskEvents, history_of, last_of, task_of
 from cupola.gateway.a2a_wire import (
-    PROTOCOL_VERSION,
+    V0_3,
+    V1_0,
     A2AError,
     Code,
     HttpJson,
     JsonRpc,
+    JsonRpc1,
     Sent,
     TaskQuery,
     Transport,
@@ -53,8 +56,9 @@ _ENDPOINT = "/endpoint/protocols/a2a"
 _NAMED = "a2a_context_id"
 """Where a conversation's metadata keeps the name that a caller gave the context."""
 _CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9]{50}\Z")
-_VERSION = re.compile(r"0\.3(?:\.\d+)?\Z")
-_NOT_FOR_INNER = frozenset({b"content-length", b"content-type", b"accept", b"transfer-encoding"})
+_VERSION = re.compile(r"(0\.3|1\.0)(?:\.\d+)?\Z")
+_ABOUT_BODY = (b"content-", b"accept", b"transfer-encoding")
+"""Beginnings of headers that speak of the caller's own body and of the reply to it."""
 
 
 class Responding(Protocol):
@@ -94,7 +98,7 @@ class _Exchange:
 
     def inner(self, body: bytes, **parameters: str) -> tuple[Scope, Receive]:
         """The same request for the Responses handler, with another body; the caller's leaving passes through."""
-        headers = [header for header in self.scope["headers"] if header[0] not in _NOT_FOR_INNER]
+        headers = [header for header in self.scope["headers"] if not header[0].startswith(_ABOUT_BODY)]
         scope = {
             **self.scope,
             "method": "POST",
@@ -133,11 +137,15 @@ _Serve = Callable[[_Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """A context: the conversation that carries it, and how the caller knows it. `new` ones are not stored yet."""
+    """A context: the conversation that carries it, and how the caller knows it.
+
+    `new` ones are not stored yet; nobody but this request knows a `minted` one.
+    """
 
     id: str
     conversation: str
     new: bool
+    minted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +175,19 @@ class A2A:
 
     async def card(self, request: Request) -> Response:
         """`GET a2a/agentCard/v0.3`, with a token like everything here."""
+        return await self._card(request, card_of)
+
+    async def card_1_0(self, request: Request) -> Response:
+        """`GET a2a/agentCard/v1.0`."""
+        return await self._card(request, card_1_0_of)
+
+    async def _card(
+        self, request: Request, make: Callable[[Agent, Mapping[str, Any], str], dict[str, Any]]
+    ) -> Response:
         agent, latest = await self._agent(request.scope)
         written = require_offered(agent, latest)
         base, _, _ = str(request.url.replace(query="", fragment="")).partition(_ENDPOINT)
-        return json_reply(card_of(agent, written, base + _ENDPOINT))
+        return json_reply(make(agent, written, base + _ENDPOINT))
 
     # JSON-RPC
 
@@ -181,8 +198,12 @@ class A2A:
         try:
             call = await _read_call(scope, receive)
             exchange = _Exchange(scope, receive, send, JsonRpc(_id_of(call)))
-            _check_version(scope)
-            await self._dispatch(exchange, _method_of(call), {} if (params := call.get("params")) is None else params)
+            version = _version_of(scope)
+            method = _method_of(call)
+            if version == V1_0:
+                exchange = _Exchange(scope, receive, send, JsonRpc1(_id_of(call)))
+            params = call.get("params")
+            await self._dispatch(exchange, _known_method(method, version), {} if params is None else params)
         except A2AError as error:
             status, body = exchange.transport.failure(error)
             await exchange.reply(body, _session_in(scope), status)
@@ -256,7 +277,8 @@ class A2A:
         await self._require_offered(scope)
         exchange = _Exchange(scope, receive, send, HttpJson())
         try:
-            _check_version(scope)
+            if _version_of(scope) != V0_3:
+                raise _unspoken(V1_0, "over HTTP+JSON; 0.3 is here, and 1.0 over JSON-RPC")
             await serve(exchange)
         except A2AError as error:
             status, body = exchange.transport.failure(error)
@@ -325,7 +347,7 @@ class A2A:
         try:
             await self._responses.create(scope, receive, relay)
         except CupolaError as error:
-            if context.new and not relay.status:
+            if context.minted and not relay.status:
                 project = exchange.project
                 await self._store.write(
                     lambda conn: conversation_rows.delete_conversation(conn, project, context.conversation)
@@ -374,7 +396,7 @@ class A2A:
         named = sent.context_id
         if named is None and exchange.session_id is None:
             made = new_conversation_id()
-            return _Context(made, made, new=True)
+            return _Context(made, made, new=True, minted=True)
         if named is not None and (_CONVERSATION_ID.match(named) or is_response_id(named)):
             if not await self._has_conversation(exchange, named):
                 raise A2AError(
@@ -390,7 +412,7 @@ class A2A:
         known = await self._known(exchange, task_id)
         if known.stored.is_final:
             raise A2AError(
-                Code.INVALID_PARAMS,
+                Code.UNSUPPORTED_OPERATION,
                 f"Task '{task_id}' is {known.stored.status}; to go on, send 'contextId': '{known.context_id}' "
                 "without 'taskId'.",
             )
@@ -563,28 +585,60 @@ def _method_of(call: Mapping[str, Any]) -> str:
     return str(call["method"])
 
 
-def _check_version(scope: Scope) -> None:
-    """Raises A2AError where the caller asks for another version, in the header or in the query."""
+def _version_of(scope: Scope) -> str:
+    """The version that the caller asks for, in the header or in the query. Raises A2AError for one not spoken here."""
     header = find(scope["headers"], b"a2a-version")
     query = {name.lower(): value for name, value in Request(scope).query_params.items()}
     asked = query.get("a2a-version", "") if header is None else header.decode("latin-1").strip()
-    if asked and not _VERSION.match(asked):
+    match = _VERSION.match(asked or V0_3)
+    if match is None:
+        raise _unspoken(asked, "here; 1.0 and 0.3 are")
+    return match[1]
+
+
+def _unspoken(version: str, where: str) -> A2AError:
+    return A2AError(Code.VERSION_NOT_SUPPORTED, f"A2A version '{version}' is not spoken {where}.")
+
+
+_METHODS_1_0 = {
+    "SendMessage": "message/send",
+    "SendStreamingMessage": "message/stream",
+    "GetTask": "tasks/get",
+    "CancelTask": "tasks/cancel",
+    "ListTasks": "tasks/list",
+    "SubscribeToTask": "tasks/resubscribe",
+    "CreateTaskPushNotificationConfig": "tasks/pushNotificationConfig/set",
+    "GetTaskPushNotificationConfig": "tasks/pushNotificationConfig/get",
+    "ListTaskPushNotificationConfigs": "tasks/pushNotificationConfig/list",
+    "DeleteTaskPushNotificationConfig": "tasks/pushNotificationConfig/delete",
+    "GetExtendedAgentCard": "agent/getAuthenticatedExtendedCard",
+}
+"""1.0's names of methods, by what 0.3 calls them; `tasks/list` is the only one that 0.3 has not over JSON-RPC."""
+_METHODS = frozenset(_METHODS_1_0.values()) - {"tasks/list"}
+
+
+def _known_method(method: str, version: str) -> str:
+    """0.3's name of a method of that version. Raises A2AError for one that the version does not have."""
+    known = _METHODS_1_0.get(method) if version == V1_0 else method if method in _METHODS else None
+    if known is None:
+        other = V0_3 if version == V1_0 else V1_0
         raise A2AError(
-            Code.VERSION_NOT_SUPPORTED, f"A2A version '{asked}' is not served here; this is {PROTOCOL_VERSION}."
+            Code.METHOD_NOT_FOUND,
+            f"'{method}' is not a method of A2A {version}, which this request asks for; "
+            f"to speak {other}, send the header 'A2A-Version: {other}'.",
         )
+    return known
 
 
 def _not_offered(method: str) -> A2AError:
     if method.startswith("tasks/pushNotificationConfig/"):
-        return A2AError(Code.PUSH_NOT_SUPPORTED, "Push notifications are not supported; poll with tasks/get.")
-    if method == "tasks/resubscribe":
         return A2AError(
-            Code.UNSUPPORTED_OPERATION, "A stream cannot be taken up again; tasks/get has what became of the task."
+            Code.PUSH_NOTIFICATION_NOT_SUPPORTED, "Push notifications are not supported; poll the task instead."
         )
     if method == "agent/getAuthenticatedExtendedCard":
-        return A2AError(Code.EXTENDED_CARD_NOT_CONFIGURED, "There is no extended card: this one is for everybody.")
+        return A2AError(Code.EXTENDED_AGENT_CARD_NOT_CONFIGURED, "There is no extended card: the card has everything.")
+    if method == "tasks/list":
+        return A2AError(Code.UNSUPPORTED_OPERATION, "Tasks cannot be listed; get a task by its id.")
     return A2AError(
-        Code.METHOD_NOT_FOUND,
-        f"'{method}' is not a method of A2A {PROTOCOL_VERSION}: "
-        "message/send, message/stream, tasks/get and tasks/cancel are.",
+        Code.UNSUPPORTED_OPERATION, "A stream cannot be taken up again; get the task to see what became of it."
     )

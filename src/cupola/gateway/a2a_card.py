@@ -11,7 +11,7 @@ from typing import Any
 
 from cupola.agents import Agent, AgentVersion
 from cupola.errors import NotFound
-from cupola.gateway.a2a_wire import PROTOCOL_VERSION
+from cupola.gateway.a2a_wire import V0_3, V1_0
 
 JSON_RPC, HTTP_JSON = "JSONRPC", "HTTP+JSON"
 
@@ -52,10 +52,8 @@ def _enabled(agent: Agent, latest: AgentVersion | None) -> bool:
 def card_of(agent: Agent, card: Mapping[str, Any], url: str) -> dict[str, Any]:
     """The card of A2A 0.3 §5.5, for callers who reach the agent at `url`."""
     return {
-        "protocolVersion": PROTOCOL_VERSION,
-        "name": agent.name,
-        "description": str(card.get("description") or agent.name),
-        "version": str(card.get("version") or "1.0"),
+        **_written(agent, card),
+        "protocolVersion": V0_3,
         "url": url,
         "preferredTransport": JSON_RPC,
         "additionalInterfaces": [{"transport": transport, "url": url} for transport in (JSON_RPC, HTTP_JSON)],
@@ -65,12 +63,43 @@ def card_of(agent: Agent, card: Mapping[str, Any], url: str) -> dict[str, Any]:
             "stateTransitionHistory": False,
             "extensions": [],
         },
+        "securitySchemes": {"bearer": {"type": "http", **_BEARER}},
+        "security": [{"bearer": []}],
+        "supportsAuthenticatedExtendedCard": False,
+    }
+
+
+def card_1_0_of(agent: Agent, card: Mapping[str, Any], url: str) -> dict[str, Any]:
+    """The same content as A2A 1.0 has it. HTTP+JSON is 0.3's only, as on Azure."""
+    served = ((JSON_RPC, V1_0), (JSON_RPC, V0_3), (HTTP_JSON, V0_3))
+    return {
+        **_written(agent, card),
+        "supportedInterfaces": [
+            {"url": url, "protocolBinding": binding, "protocolVersion": version} for binding, version in served
+        ],
+        "capabilities": {
+            "streaming": True,
+            "pushNotifications": False,
+            "extendedAgentCard": False,
+            "extensions": [],
+        },
+        "securitySchemes": {"bearer": {"httpAuthSecurityScheme": _BEARER}},
+        "securityRequirements": [{"schemes": {"bearer": {"list": []}}}],
+    }
+
+
+_BEARER = {"scheme": "bearer", "bearerFormat": "JWT"}
+
+
+def _written(agent: Agent, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the operator says, and that agents hear and speak text."""
+    return {
+        "name": agent.name,
+        "description": str(card.get("description") or agent.name),
+        "version": str(card.get("version") or "1.0"),
         "defaultInputModes": ["text"],
         "defaultOutputModes": ["text"],
         "skills": [_skill(skill) for skill in card.get("skills") or () if isinstance(skill, Mapping)],
-        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        "security": [{"bearer": []}],
-        "supportsAuthenticatedExtendedCard": False,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -35,13 +35,13 @@ def task_of(
 ) -> dict[str, Any]:
     """The task that shows a response; `now` dates one that carries no time itself."""
     task_id = str(response["id"])
-    at = response.get("completed_at") or response.get("created_at") or now
+    at = next((at for name in ("completed_at", "created_at") if _is_time(at := response.get(name))), now)
     artifacts = [artifact(made, texts) for _, made, texts in _messages(response, task_id)]
     task: dict[str, Any] = {
         "kind": "task",
         "id": task_id,
         "contextId": context_id,
-        "status": _status(response, task_id, context_id, float(at)),
+        "status": _status(response, task_id, context_id, at),
     }
     if artifacts:
         task["artifacts"] = artifacts
@@ -85,13 +85,19 @@ def _reason(response: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _is_time(value: object) -> TypeGuard[float]:
+    """True for unix seconds of this age of the world: agents write them."""
+    return isinstance(value, int | float) and 0 < value < 1e11
+
+
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _messages(response: Mapping[str, Any], task_id: str) -> Iterator[tuple[int, str, list[str]]]:
     """Place, artifact id and texts of the messages in the output."""
-    for index, item in enumerate(response.get("output") or ()):
+    output = response.get("output")
+    for index, item in enumerate(output if isinstance(output, list) else ()):
         if isinstance(item, Mapping) and item.get("type") == "message":
             texts = _texts(item.get("content"), "output_text")
             if texts:

@@ -1,9 +1,9 @@
-"""What A2A 0.3 looks like on the wire: parameters read, errors by number, and its two spellings.
+"""What A2A looks like on the wire: parameters read, errors by number, and how each version and transport spells.
 
-JSON-RPC speaks the specification's own JSON, where `kind` tells objects apart; HTTP+JSON speaks the JSON form of its
-protobuf messages, where the name of a field does. Inside there is one form, that of JSON-RPC; `spelled` makes the other
-of it. The official SDK's types are not used: importing them costs 12 MiB (its client 25) and brings protobuf and
-google-api-core, for a dozen fields; the wire tests hold these shapes against the SDK's clients instead.
+JSON-RPC of 0.3 has a JSON of its own, where `kind` tells objects apart. HTTP+JSON of 0.3, and all of 1.0, is the JSON
+form of protobuf messages, where the name of a field does. Inside there is one form, that of 0.3's JSON-RPC; `Protobuf`
+makes the others of it. The official SDK's types are not used: importing them costs 12 MiB (its client 25) and brings
+protobuf and google-api-core, for a dozen fields; the wire tests hold these shapes against the SDK's clients instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from cupola.errors import CupolaError
 
-PROTOCOL_VERSION = "0.3"
+V0_3, V1_0 = "0.3", "1.0"
 TEXT_MODES = frozenset({"text", "text/plain", "text/*", "*/*", "*"})
 """Output modes with which plain text is welcome."""
 MAX_CONTEXT_ID = 512
@@ -27,7 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Code(IntEnum):
-    """Numbers of JSON-RPC 2.0 and of A2A 0.3 §8; the last one is 1.0's, for which 0.3 has no number."""
+    """Numbers of JSON-RPC 2.0 and of A2A, under the names that 1.0 has for them."""
 
     PARSE = -32700
     INVALID_REQUEST = -32600
@@ -36,11 +36,11 @@ class Code(IntEnum):
     INTERNAL = -32603
     TASK_NOT_FOUND = -32001
     TASK_NOT_CANCELABLE = -32002
-    PUSH_NOT_SUPPORTED = -32003
+    PUSH_NOTIFICATION_NOT_SUPPORTED = -32003
     UNSUPPORTED_OPERATION = -32004
     CONTENT_TYPE_NOT_SUPPORTED = -32005
     INVALID_AGENT_RESPONSE = -32006
-    EXTENDED_CARD_NOT_CONFIGURED = -32007
+    EXTENDED_AGENT_CARD_NOT_CONFIGURED = -32007
     VERSION_NOT_SUPPORTED = -32009
 
 
@@ -52,11 +52,11 @@ _HTTP = {
     Code.INTERNAL: (500, "InternalError"),
     Code.TASK_NOT_FOUND: (404, "TaskNotFoundError"),
     Code.TASK_NOT_CANCELABLE: (409, "TaskNotCancelableError"),
-    Code.PUSH_NOT_SUPPORTED: (501, "PushNotificationNotSupportedError"),
+    Code.PUSH_NOTIFICATION_NOT_SUPPORTED: (501, "PushNotificationNotSupportedError"),
     Code.UNSUPPORTED_OPERATION: (501, "UnsupportedOperationError"),
     Code.CONTENT_TYPE_NOT_SUPPORTED: (415, "ContentTypeNotSupportedError"),
     Code.INVALID_AGENT_RESPONSE: (502, "InvalidAgentResponseError"),
-    Code.EXTENDED_CARD_NOT_CONFIGURED: (404, "ExtendedAgentCardNotConfiguredError"),
+    Code.EXTENDED_AGENT_CARD_NOT_CONFIGURED: (404, "ExtendedAgentCardNotConfiguredError"),
     Code.VERSION_NOT_SUPPORTED: (400, "VersionNotSupportedError"),
 }
 """Status and `type` of failures of the HTTP+JSON transport; clients of the official SDK 1.x go by the `type`."""
@@ -97,11 +97,15 @@ class _Configuration(_Wire):
         default=[], validation_alias=AliasChoices("acceptedOutputModes", "accepted_output_modes")
     )
     blocking: bool = True
+    at_once: bool = Field(default=False, validation_alias=AliasChoices("returnImmediately", "return_immediately"))
     history_length: int | None = Field(
         default=None, ge=0, validation_alias=AliasChoices("historyLength", "history_length")
     )
     push: Any = Field(
-        default=None, validation_alias=AliasChoices("pushNotificationConfig", "pushNotification", "push_notification")
+        default=None,
+        validation_alias=AliasChoices(
+            "pushNotificationConfig", "pushNotification", "push_notification", "taskPushNotificationConfig"
+        ),
     )
 
 
@@ -143,7 +147,8 @@ def read_send(params: object) -> Sent:
         raise A2AError(Code.INVALID_PARAMS, f"'message.role' is '{message.role}'; a message to an agent is 'user''s.")
     if configuration.push:
         raise A2AError(
-            Code.PUSH_NOT_SUPPORTED, "Push notifications are not supported; stream the message, or poll with tasks/get."
+            Code.PUSH_NOTIFICATION_NOT_SUPPORTED,
+            "Push notifications are not supported; stream the message, or poll its task.",
         )
     if configuration.accepted and not TEXT_MODES.intersection(configuration.accepted):
         raise A2AError(
@@ -155,7 +160,7 @@ def read_send(params: object) -> Sent:
         text="\n".join(texts),
         context_id=message.context_id or None,
         task_id=message.task_id or None,
-        background=not configuration.blocking,
+        background=configuration.at_once or not configuration.blocking,
         history_length=configuration.history_length,
         shown=said(message.message_id, "user", texts),
     )
@@ -171,7 +176,7 @@ def _text_of(part: Mapping[str, Any], index: int) -> str:
     """The text of a part; `type` is what some emitters call `kind`."""
     kind, text = part.get("kind") or part.get("type"), part.get("text")
     if kind not in (None, "text") or (kind is None and "text" not in part):
-        what = kind or next((name for name in ("file", "data") if name in part), "something unknown")
+        what = kind or next((name for name in ("file", "data", "raw", "url") if name in part), "something unknown")
         raise A2AError(
             Code.CONTENT_TYPE_NOT_SUPPORTED,
             f"'message.parts.{index}' is of the kind '{what}'; agents take text parts only.",
@@ -228,36 +233,67 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JsonRpc:
-    """JSON-RPC 2.0: a result or an error beside the request's id, always with status 200."""
+    """JSON-RPC 2.0 in A2A 0.3: a result or an error beside the request's id, always with status 200."""
 
     id: str | int | float | None
 
     def sent(self, task: Mapping[str, Any]) -> bytes:
-        return orjson.dumps({"jsonrpc": "2.0", "id": self.id, "result": task})
+        return self._result(task)
 
-    task = sent
-    event = sent
+    def task(self, task: Mapping[str, Any]) -> bytes:
+        return self._result(task)
+
+    def event(self, event: Mapping[str, Any]) -> bytes:
+        return self._result(event)
 
     def failure(self, error: A2AError) -> tuple[int, bytes]:
-        return 200, orjson.dumps({"jsonrpc": "2.0", "id": self.id, "error": error.to_json()})
+        return 200, orjson.dumps({"jsonrpc": "2.0", "id": self.id, "error": self._error(error)})
 
     def failed_stream(self, error: A2AError) -> bytes | None:
         return self.failure(error)[1]
 
+    def _result(self, result: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({"jsonrpc": "2.0", "id": self.id, "result": result})
 
-class HttpJson:
-    """HTTP+JSON: the protobuf messages of the protocol in their JSON form, failures as a status."""
+    def _error(self, error: A2AError) -> dict[str, Any]:
+        return error.to_json()
+
+
+class JsonRpc1(JsonRpc):
+    """JSON-RPC 2.0 in A2A 1.0: results are protobuf's JSON, A2A's own errors say their reason."""
 
     __slots__ = ()
 
     def sent(self, task: Mapping[str, Any]) -> bytes:
-        return orjson.dumps({"task": spelled(task)})
+        return self._result({"task": PROTOBUF_1_0.json(task)})
 
     def task(self, task: Mapping[str, Any]) -> bytes:
-        return orjson.dumps(spelled(task))
+        return self._result(PROTOBUF_1_0.json(task))
 
     def event(self, event: Mapping[str, Any]) -> bytes:
-        return orjson.dumps({_EVENT_FIELDS[event["kind"]]: spelled(event)})
+        return self._result({_EVENT_FIELDS[event["kind"]]: PROTOBUF_1_0.json(event)})
+
+    def _error(self, error: A2AError) -> dict[str, Any]:
+        shown = error.to_json()
+        if error.number > Code.TASK_NOT_FOUND or error.number < Code.VERSION_NOT_SUPPORTED:
+            return shown
+        reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": error.number.name}
+        return {**shown, "data": [{**reason, "domain": "a2a-protocol.org"}]}
+
+
+class HttpJson:
+    """HTTP+JSON of A2A 0.3: protobuf's JSON, failures as a status."""
+
+    __slots__ = ()
+
+    def sent(self, task: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({"task": PROTOBUF_0_3.json(task)})
+
+    def task(self, task: Mapping[str, Any]) -> bytes:
+        return orjson.dumps(PROTOBUF_0_3.json(task))
+
+    def event(self, event: Mapping[str, Any]) -> bytes:
+        return orjson.dumps({_EVENT_FIELDS[event["kind"]]: PROTOBUF_0_3.json(event)})
 
     def failure(self, error: A2AError) -> tuple[int, bytes]:
         status, kind = _HTTP[error.number]
@@ -267,28 +303,35 @@ class HttpJson:
         return None
 
 
-_EVENT_FIELDS = {
-    "task": "task",
-    "message": "message",
-    "status-update": "statusUpdate",
-    "artifact-update": "artifactUpdate",
-}
+_EVENT_FIELDS = {"task": "task", "status-update": "statusUpdate", "artifact-update": "artifactUpdate"}
 
 
-def spelled(value: Any) -> Any:
-    """The protobuf's JSON of an object in JSON-RPC's form: no `kind`, enums in capitals, `content` of a message."""
-    if isinstance(value, list):
-        return [spelled(entry) for entry in value]
-    if not isinstance(value, Mapping):
-        return value
-    made = {name: spelled(entry) for name, entry in value.items() if name != "kind"}
-    if value.get("kind") == "message":
-        made["content"] = made.pop("parts")
-        made["role"] = f"ROLE_{value['role'].upper()}"
-    if "state" in made:
-        made["state"] = _STATES.get(value["state"]) or f"TASK_STATE_{value['state'].upper().replace('-', '_')}"
-    return made
+@dataclass(frozen=True, slots=True)
+class Protobuf:
+    """The JSON form of a version's protobuf messages: no `kind`, enums in capitals.
+
+    `parts` is the field of a message's parts; `leaves_out` are fields that the version does not have.
+    """
+
+    parts: str
+    canceled: str
+    leaves_out: frozenset[str]
+
+    def json(self, value: Any) -> Any:
+        """An object of JSON-RPC's form in this one."""
+        if isinstance(value, list):
+            return [self.json(entry) for entry in value]
+        if not isinstance(value, Mapping):
+            return value
+        made = {name: self.json(entry) for name, entry in value.items() if name not in self.leaves_out}
+        if value.get("kind") == "message":
+            made[self.parts] = made.pop("parts")
+            made["role"] = f"ROLE_{value['role'].upper()}"
+        if "state" in made:
+            state = self.canceled if value["state"] == "canceled" else value["state"].upper().replace("-", "_")
+            made["state"] = f"TASK_STATE_{state}"
+        return made
 
 
-_STATES = {"canceled": "TASK_STATE_CANCELLED"}
-"""Where the protobuf spells a state in its own way."""
+PROTOBUF_0_3 = Protobuf(parts="content", canceled="CANCELLED", leaves_out=frozenset({"kind"}))
+PROTOBUF_1_0 = Protobuf(parts="parts", canceled="CANCELED", leaves_out=frozenset({"kind", "final"}))
