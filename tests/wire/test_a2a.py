@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from cupola.web.auth import Tokens
-from tests.support.served import Platform, client_token, rest_client, tls_context
+from tests.support.served import CHECKOUT, Platform, client_token, rest_client, tls_context
 
 from .conftest import CLIENTS, EXAMPLES, RunScript
 from .packing import code_zip, wait_until_active
@@ -133,6 +135,16 @@ def test_the_card_needs_a_token(platform: Platform, agent: str) -> None:
             for path in ("agentCard/v0.3", ".well-known/agent-card.json")
         ]
         assert cards[0] == cards[1]
+
+
+@pytest.mark.operation("a2a.card", "a2a.stream")
+def test_the_guide_says_how(run_script: RunScript, agent: str, tmp_path: Path) -> None:
+    """The script of docs/a2a.md runs as it stands there."""
+    (script,) = re.findall(r"```python\n(.+?)```", (CHECKOUT / "docs" / "a2a.md").read_text(), re.DOTALL)
+    (tmp_path / "guide.py").write_text(script.replace("my-agent", agent))
+    printed = run_script("a2a", tmp_path / "guide.py")
+    assert "TASK_STATE_COMPLETED" in printed
+    assert "order" in printed
 
 
 @pytest.mark.operation("a2a.send")
