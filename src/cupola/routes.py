@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -29,8 +31,9 @@ from cupola.identity import Caller, Role
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+SESSIONS = AGENT + "/endpoint/sessions"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
-OPEN = frozenset({"/cupola/health"})
+OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
 
 OPENAI_BASES = (
@@ -47,11 +50,13 @@ class Handlers:
 
     agents: Agents
     versions: Versions
+    sessions: Sessions
     responses: Responses
     conversations: Conversations
     invocations: Invocations
     a2a: A2A
     health: Health
+    openapi: OpenApi
 
 
 def client_routes(to: Handlers) -> list[BaseRoute]:
@@ -63,6 +68,11 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
         *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
+        call("GET", SESSIONS, to.sessions.list, USE),
+        call("POST", SESSIONS, to.sessions.create, USE),
+        call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
+        call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
+        call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -78,6 +88,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
+        call("GET", "/openapi.json", to.openapi.get),
     ]
 
 
@@ -100,22 +111,15 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
 
 
 def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
-    tasks = base + "/v1/tasks/{task}"
     return [
         raw("POST", base, a2a.rpc, USE),
-        raw("POST", base + "/", a2a.rpc, USE),
         call("GET", base + "/agentCard/v0.3", a2a.card, READ),
         call("GET", base + "/agentCard/v1.0", a2a.card_1_0, READ),
         call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
-        call("GET", base + "/v1/card", a2a.card, READ),
         raw("POST", base + "/v1/message:send", a2a.send_message, USE),
         raw("POST", base + "/v1/message:stream", a2a.stream_message, USE),
-        raw("POST", tasks + ":cancel", a2a.cancel_task, USE),
-        raw("POST", tasks + ":subscribe", a2a.resubscribe, USE),
-        raw("GET", tasks + ":subscribe", a2a.resubscribe, USE),
-        raw("GET", tasks, a2a.get_task, USE),
-        *(raw(method, tasks + "/pushNotificationConfigs", a2a.push, USE) for method in ("GET", "POST")),
-        *(raw(method, tasks + "/pushNotificationConfigs/{config}", a2a.push, USE) for method in ("GET", "DELETE")),
+        raw("GET", base + "/v1/tasks/{task}", a2a.get_task, USE),
+        raw("POST", base + "/v1/tasks/{task}:cancel", a2a.cancel_task, USE),
     ]
 
 

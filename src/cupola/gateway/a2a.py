@@ -137,15 +137,11 @@ _Serve = Callable[[_Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """A context: the conversation that carries it, and how the caller knows it.
-
-    `new` ones are not stored yet; nobody but this request knows a `minted` one.
-    """
+    """A context: the conversation that carries it, and how the caller knows it. `new` ones are not stored yet."""
 
     id: str
     conversation: str
     new: bool
-    minted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,22 +252,6 @@ class A2A:
 
         await self._http_json(scope, receive, send, serve)
 
-    async def resubscribe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`a2a/v1/tasks/{id}:subscribe`: not offered."""
-
-        async def serve(exchange: _Exchange) -> None:
-            raise _not_offered("tasks/resubscribe")
-
-        await self._http_json(scope, receive, send, serve)
-
-    async def push(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`a2a/v1/tasks/{id}/pushNotificationConfigs…`: not offered."""
-
-        async def serve(exchange: _Exchange) -> None:
-            raise _not_offered("tasks/pushNotificationConfig/set")
-
-        await self._http_json(scope, receive, send, serve)
-
     async def _http_json(self, scope: Scope, receive: Receive, send: Send, serve: _Serve) -> None:
         """Serves one request, and puts its failure as this transport does."""
         await self._require_offered(scope)
@@ -347,11 +327,8 @@ class A2A:
         try:
             await self._responses.create(scope, receive, relay)
         except CupolaError as error:
-            if context.minted and not relay.status:
-                project = exchange.project
-                await self._store.write(
-                    lambda conn: conversation_rows.delete_conversation(conn, project, context.conversation)
-                )
+            if context.new and not relay.status:
+                await self._drop_context(exchange, context)
             if isinstance(error, BadRequest):
                 data = {"code": error.code, "param": error.param}
                 raise A2AError(Code.INVALID_PARAMS, error.message, data=data) from error
@@ -396,7 +373,7 @@ class A2A:
         named = sent.context_id
         if named is None and exchange.session_id is None:
             made = new_conversation_id()
-            return _Context(made, made, new=True, minted=True)
+            return _Context(made, made, new=True)
         if named is not None and (_CONVERSATION_ID.match(named) or is_response_id(named)):
             if not await self._has_conversation(exchange, named):
                 raise A2AError(
@@ -432,6 +409,16 @@ class A2A:
             metadata={} if context.id == context.conversation else {_NAMED: context.id},
         )
         await self._store.write(lambda conn: conversation_rows.put_conversation(conn, conversation))
+
+    async def _drop_context(self, exchange: _Exchange, context: _Context) -> None:
+        """Removes a context that was begun for nothing, unless somebody has said something in it meanwhile."""
+        project, conversation = exchange.project, context.conversation
+
+        def change(conn: Any) -> None:
+            if not conversation_rows.history(conn, project, conversation):
+                conversation_rows.delete_conversation(conn, project, conversation)
+
+        await self._store.write(change)
 
     async def _known(self, exchange: _Exchange, task_id: str) -> _Known:
         """The caller's own task of this agent. Raises A2AError for any other, as if there were none."""

@@ -282,7 +282,10 @@ class JsonRpc1(JsonRpc):
 
 
 class HttpJson:
-    """HTTP+JSON of A2A 0.3: protobuf's JSON, failures as a status."""
+    """HTTP+JSON of A2A 0.3: protobuf's JSON, failures as a status.
+
+    Their body is Foundry's envelope with what A2A has to say beside it, since 0.3 prescribes none.
+    """
 
     __slots__ = ()
 
@@ -297,7 +300,8 @@ class HttpJson:
 
     def failure(self, error: A2AError) -> tuple[int, bytes]:
         status, kind = _HTTP[error.number]
-        return status, orjson.dumps({"error": error.to_json(), "message": error.message, "type": kind})
+        envelope = {"code": error.code, "message": error.message}
+        return status, orjson.dumps({**error.to_json(), "type": kind, "error": envelope})
 
     def failed_stream(self, error: A2AError) -> bytes | None:
         return None
