@@ -362,6 +362,20 @@ async def test_requests_at_fault(a2a: PlatformUnderTest, raw: bytes, number: int
     assert (answer.status, body["id"], body["error"]["code"]) == (200, id, number), body
 
 
+async def test_what_callers_say_is_not_repeated_at_length(a2a: PlatformUnderTest) -> None:
+    """Errors stay sentences, whatever was sent."""
+    long = "x" * 5000
+    refused = [
+        (await rpc(a2a, long, {})).json()["error"],
+        (await rpc(a2a, "tasks/get", {"id": long})).json()["error"],
+        (await rpc(a2a, "tasks/get", {"id": "t"}, headers={"a2a-version": long})).json()["error"],
+        (await rpc(a2a, "message/send", {"message": message(role=long)})).json()["error"],
+        (await rpc(a2a, "message/send", {"message": message(parts=[{"kind": long}])})).json()["error"],
+    ]
+    assert [error["code"] for error in refused] == [-32601, -32001, -32009, -32602, -32005]
+    assert max(len(error["message"]) for error in refused) < 300
+
+
 @pytest.mark.parametrize(
     ("header", "query", "spoken"),
     [

@@ -38,6 +38,7 @@ from cupola.gateway.a2a_wire import (
     Sent,
     TaskQuery,
     Transport,
+    brief,
     read_send,
     read_task_query,
 )
@@ -434,7 +435,7 @@ class A2A:
 
         stored, talk, items = await self._store.read(question)
         if stored is None:
-            raise A2AError(Code.TASK_NOT_FOUND, f"Task '{task_id}' does not exist.")
+            raise A2AError(Code.TASK_NOT_FOUND, f"Task '{brief(task_id)}' does not exist.")
         named = None if talk is None else talk.metadata.get(_NAMED)
         context_id = str(named or stored.conversation or stored.id)
         return _Known(stored, context_id, [item for item in items if item is not None])
@@ -584,7 +585,7 @@ def _version_of(scope: Scope) -> str:
 
 
 def _unspoken(version: str, where: str) -> A2AError:
-    return A2AError(Code.VERSION_NOT_SUPPORTED, f"A2A version '{version}' is not spoken {where}.")
+    return A2AError(Code.VERSION_NOT_SUPPORTED, f"A2A version '{brief(version)}' is not spoken {where}.")
 
 
 _METHODS_1_0 = {
@@ -611,7 +612,7 @@ def _known_method(method: str, version: str) -> str:
         other = V0_3 if version == V1_0 else V1_0
         raise A2AError(
             Code.METHOD_NOT_FOUND,
-            f"'{method}' is not a method of A2A {version}, which this request asks for; "
+            f"'{brief(method)}' is not a method of A2A {version}, which this request asks for; "
             f"to speak {other}, send the header 'A2A-Version: {other}'.",
         )
     return known

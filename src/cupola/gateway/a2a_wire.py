@@ -75,6 +75,13 @@ class A2AError(CupolaError):
         return shown if self.data is None else {**shown, "data": self.data}
 
 
+def brief(text: str) -> str:
+    """A caller's own words in a sentence: as much as one can read."""
+    return text if len(text) <= _READABLE else text[:_READABLE] + "…"
+
+
+_READABLE = 120
+
 # What callers send
 
 
@@ -144,7 +151,9 @@ def read_send(params: object) -> Sent:
     read = _validated(_SendParams, params)
     message, configuration = read.message, read.configuration or _Configuration()
     if message.role not in ("user", "ROLE_USER"):
-        raise A2AError(Code.INVALID_PARAMS, f"'message.role' is '{message.role}'; a message to an agent is 'user''s.")
+        raise A2AError(
+            Code.INVALID_PARAMS, f"'message.role' is '{brief(message.role)}'; a message to an agent is 'user''s."
+        )
     if configuration.push:
         raise A2AError(
             Code.PUSH_NOTIFICATION_NOT_SUPPORTED,
@@ -153,7 +162,7 @@ def read_send(params: object) -> Sent:
     if configuration.accepted and not TEXT_MODES.intersection(configuration.accepted):
         raise A2AError(
             Code.CONTENT_TYPE_NOT_SUPPORTED,
-            f"'configuration.acceptedOutputModes' is {', '.join(configuration.accepted)}; agents answer with text.",
+            f"'configuration.acceptedOutputModes' is {brief(', '.join(configuration.accepted))}; agents answer with text.",
         )
     texts = [_text_of(part, index) for index, part in enumerate(message.parts)]
     return Sent(
@@ -179,7 +188,7 @@ def _text_of(part: Mapping[str, Any], index: int) -> str:
         what = kind or next((name for name in ("file", "data", "raw", "url") if name in part), "something unknown")
         raise A2AError(
             Code.CONTENT_TYPE_NOT_SUPPORTED,
-            f"'message.parts.{index}' is of the kind '{what}'; agents take text parts only.",
+            f"'message.parts.{index}' is of the kind '{brief(str(what))}'; agents take text parts only.",
         )
     if not isinstance(text, str):
         raise A2AError(Code.INVALID_PARAMS, f"'message.parts.{index}.text' must be a string.")
@@ -192,7 +201,9 @@ def _validated(model: type[M], params: object) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "params"
-        raise A2AError(Code.INVALID_PARAMS, f"'{where}' is not as the protocol has it: {first['msg']}.") from error
+        raise A2AError(
+            Code.INVALID_PARAMS, f"'{brief(where)}' is not as the protocol has it: {first['msg']}."
+        ) from error
 
 
 # What they get
