@@ -33,6 +33,7 @@ from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.a2a import A2A
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
@@ -132,13 +133,15 @@ class Platform:
         versions = VersionHandlers(
             self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
         )
+        responses = Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
             sessions=self._sessions,
-            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
+            a2a=A2A(self._store, responses, self._clock),
             health=Health(self._store, self.sandboxes),
             openapi=OpenApi(),
         )
