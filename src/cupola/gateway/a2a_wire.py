@@ -162,7 +162,8 @@ def read_send(params: object) -> Sent:
     if configuration.accepted and not TEXT_MODES.intersection(configuration.accepted):
         raise A2AError(
             Code.CONTENT_TYPE_NOT_SUPPORTED,
-            f"'configuration.acceptedOutputModes' is {brief(', '.join(configuration.accepted))}; agents answer with text.",
+            f"'configuration.acceptedOutputModes' is {brief(', '.join(configuration.accepted))}; "
+            "agents answer with text.",
         )
     texts = [_text_of(part, index) for index, part in enumerate(message.parts)]
     return Sent(
