@@ -96,14 +96,6 @@ _RESPONSE = _object(
 )
 _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20}, metadata=_METADATA)
 
-_MESSAGE = _object(
-    "message",
-    message=_object("messageId", "role", "parts", messageId=_TEXT, role=_TEXT, contextId=_TEXT, parts=_list(_FREE)),
-    configuration=_FREE,
-    metadata=_FREE,
-)
-_CALL = _object("jsonrpc", "method", jsonrpc={"const": "2.0"}, id=_TEXT, method=_TEXT, params=_FREE)
-
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
@@ -274,23 +266,6 @@ OPERATIONS: Mapping[str, Operation] = {
         "a2a.get_task", "Get a task", query={**_A2A_QUERY, "historyLength": {"type": "integer", "minimum": 0}}
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
-    # A2A (§2.8): the bodies are those of the A2A specification
-    f"POST {_PROTOCOLS}/a2a": Operation(
-        "a2a.rpc", "Talk to an agent in A2A, by JSON-RPC", query=_SESSION, bodies=_json(_CALL), reply=EVENTS
-    ),
-    f"GET {_PROTOCOLS}/a2a/agentCard/v0.3": Operation("a2a.card", "Get an agent's A2A card", query=_VERSION),
-    f"GET {_PROTOCOLS}/a2a/agentCard/v1.0": Operation("a2a.card_1_0", "Get the card of A2A 1.0", query=_VERSION),
-    f"GET {_PROTOCOLS}/a2a/.well-known/agent-card.json": Operation(
-        "a2a.card.well_known", "Get an agent's A2A card where A2A looks for it", query=_VERSION
-    ),
-    f"POST {_PROTOCOLS}/a2a/v1/message:send": Operation(
-        "a2a.send", "Send a message", query=_SESSION, bodies=_json(_MESSAGE)
-    ),
-    f"POST {_PROTOCOLS}/a2a/v1/message:stream": Operation(
-        "a2a.stream", "Send a message and follow its task", query=_SESSION, bodies=_json(_MESSAGE), reply=EVENTS
-    ),
-    f"GET {_PROTOCOLS}/a2a/v1/tasks/{{task}}": Operation("a2a.get_task", "Get a task", query=_VERSION),
-    f"POST {_PROTOCOLS}/a2a/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_VERSION),
     # Cupola's own
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
