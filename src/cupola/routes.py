@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cupola.api.agents import Agents
 from cupola.api.health import Health
 from cupola.api.versions import Versions
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
@@ -28,6 +29,7 @@ from cupola.identity import Caller, Role
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health"})
 """Paths that need no token."""
@@ -96,7 +98,7 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage) -> list[BaseRoute]:
+def callback_routes(storage: Storage, state: StateStores) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -106,6 +108,15 @@ def callback_routes(storage: Storage) -> list[BaseRoute]:
         call("GET", PROJECT + "/storage/responses/{response}/input_items", storage.input_items),
         call("GET", PROJECT + "/storage/history/item_ids", storage.history),
         call("POST", PROJECT + "/storage/items/batch/retrieve", storage.items),
+        call("POST", STATE_STORES, state.create),
+        call("GET", STATE_STORES + "/{store}", state.get),
+        call("PATCH", STATE_STORES + "/{store}", state.update),
+        call("DELETE", STATE_STORES + "/{store}", state.delete),
+        call("POST", STATE_STORES + "/{store}/items", state.create_item),
+        call("GET", STATE_STORES + "/{store}/items:keys", state.list_keys),
+        call("PUT", STATE_STORES + "/{store}/items/{key}", state.put_item),
+        call("GET", STATE_STORES + "/{store}/items/{key}", state.get_item),
+        call("DELETE", STATE_STORES + "/{store}/items/{key}", state.delete_item),
     ]
 
 

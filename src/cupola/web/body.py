@@ -28,9 +28,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 async def read_object(request: Request) -> dict[str, Any]:
     """The request's body as a JSON object. Raises BadRequest, or PayloadTooLarge."""
+    return parse_object(await read_bytes(request))
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The request's body. Raises PayloadTooLarge."""
     chunks = bytearray()
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > MAX_JSON:
             raise PayloadTooLarge(f"The body is larger than {MAX_JSON // 1024**2} MB.")
-    return parse_object(bytes(chunks))
+    return bytes(chunks)
