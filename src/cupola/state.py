@@ -6,7 +6,6 @@ A store belongs to one agent; its items are shared by all who use the agent, or 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
@@ -26,7 +25,6 @@ MAX_TAGS = 16
 MAX_TAG_KEY = 64
 MAX_TAG_VALUE = 256
 _ANY_ETAG = "*"
-_ETAGS = re.compile(r'\s*("[^"]*")\s*(?:,|\Z)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,10 @@ def check_match(wanted: str | None, key: str, current: StateItemRef | None) -> N
         )
 
 
-def _etags_of(header: str) -> list[str]:
-    """The etags of a list, as HTTP writes it; a bare one counts as if it were quoted."""
-    return _ETAGS.findall(header) or [f'"{header.strip()}"']
+def _etags_of(header: str) -> set[str]:
+    """The etags of a list; a bare one counts as if it were quoted. Ours have no commas in them."""
+    tags = (tag.strip() for tag in header.split(","))
+    return {tag if tag.startswith('"') else f'"{tag}"' for tag in tags}
 
 
 def _is_text(value: object, longest: int) -> TypeGuard[str]:
