@@ -17,7 +17,8 @@ SHARED = ""
 NEVER = -1
 DEFAULT_TTL = 30 * 24 * 3600
 MAX_TTL = 2**31 - 1
-MAX_NAME = 128
+MAX_NAME = 512
+"""Characters, of keys too. Foundry documents 128; langchain-azure-ai 1.2.12 makes longer ones (docs/wire-notes.md)."""
 MAX_VALUE = 1024 * 1024
 """Bytes of a value as compact JSON."""
 MAX_DESCRIPTION = 1024

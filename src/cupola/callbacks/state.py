@@ -98,7 +98,7 @@ class StateStores:
 
     async def delete(self, request: Request) -> Response:
         """With all items, of all users. A store that is not there is deleted already."""
-        sandbox, name = sandbox_of(request), _decoded(request, "store")
+        sandbox, name = sandbox_of(request), _name(request)
 
         def change(conn: Any) -> StateStore | None:
             known = rows.get_store(conn, sandbox.project, sandbox.agent, name)
@@ -127,7 +127,7 @@ class StateStores:
 
     async def put_item(self, request: Request) -> Response:
         """`PUT …/items/{key}`: makes or replaces it, as far as `If-Match` allows."""
-        sent, now, key = await _sent_item(request), self._clock(), _decoded(request, "key")
+        sent, now, key = await _sent_item(request), self._clock(), _key(request)
 
         def change(conn: Any) -> tuple[StateItem, bool]:
             store = _load(conn, request)
@@ -140,7 +140,7 @@ class StateStores:
         return _reply(show_ref(item), 201 if is_new else 200)
 
     async def get_item(self, request: Request) -> Response:
-        now, key = self._clock(), _decoded(request, "key")
+        now, key = self._clock(), _key(request)
 
         def question(conn: Any) -> StateItem | None:
             store = _load(conn, request)
@@ -153,7 +153,7 @@ class StateStores:
 
     async def delete_item(self, request: Request) -> Response:
         """Without `If-Match`, an item that is not there is deleted already."""
-        now, key = self._clock(), _decoded(request, "key")
+        now, key = self._clock(), _key(request)
 
         def change(conn: Any) -> StateItem | None:
             store = _load(conn, request)
@@ -269,7 +269,7 @@ def _id_of(known: StateStore | StateItem | None) -> dict[str, str]:
 
 
 def _load(conn: Any, request: Request) -> StateStore:
-    sandbox, name = sandbox_of(request), _decoded(request, "store")
+    sandbox, name = sandbox_of(request), _name(request)
     store = rows.get_store(conn, sandbox.project, sandbox.agent, name)
     if store is None:
         raise NotFound(f"State store '{name}' does not exist.", param="name")
@@ -313,16 +313,25 @@ def _session_key(request: Request) -> tuple[str, str, str]:
     return (sandbox.project, sandbox.agent, sandbox.session)
 
 
-def _decoded(request: Request, param: str) -> str:
-    """A name or key from the path, where it stands in base64url without padding. Raises BadRequest."""
-    segment, field = request.path_params[param], "name" if param == "store" else "key"
+def _name(request: Request) -> str:
+    """The store that the path names. Raises BadRequest."""
+    return _decoded(request.path_params["store"], "name")
+
+
+def _key(request: Request) -> str:
+    """The item that the path names. Raises BadRequest."""
+    return _decoded(request.path_params["key"], "key")
+
+
+def _decoded(segment: str, param: str) -> str:
+    """A name that stands in the path in base64url without padding. Raises BadRequest."""
     try:
-        raw = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
-        return state.read_name(raw.decode(), field)
+        text = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise BadRequest(
-            f"'{segment[:80]}' in the path must be the {field} in UTF-8 and base64url without padding.", param=field
+            f"'{segment[:80]}' in the path must be the {param} in UTF-8 and base64url without padding.", param=param
         ) from error
+    return state.read_name(text, param)
 
 
 @dataclass(frozen=True, slots=True)
