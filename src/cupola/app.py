@@ -41,7 +41,7 @@ from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
-from cupola.installation import Installation, Layout, Running
+from cupola.installation import Installation, Running
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
@@ -92,6 +92,7 @@ class Platform:
         layout = installation.layout
         self._store = store
         self._clock = clock
+        self._azure_limits = settings.azure_limits
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -125,12 +126,14 @@ class Platform:
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._resolver = Resolver(store, self.sandboxes, self._choice)
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
-        self.routes = routes.client_routes(self._handlers(tokens, layout))
+        self.routes = routes.client_routes(self._handlers(tokens))
         self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
 
-    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
+    def _handlers(self, tokens: Tokens) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
-        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
+        versions = VersionHandlers(
+            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+        )
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
