@@ -27,7 +27,8 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
-from cupola.callbacks.state import StateExpiry, StateStores
+from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker

@@ -7,7 +7,6 @@ session the sandbox serves: an agent may not choose whose items it sees.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
@@ -19,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import orjson
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -36,14 +34,9 @@ from cupola.web.body import parse_object, read_bytes, read_object
 from cupola.web.paging import page_from
 from cupola.web.reply import json_reply
 
-log = structlog.get_logger()
-
 DELEGATED_USER = "x-ms-user-id"
 _TAG = "tags."
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
-_SWEEP_PAUSE = 60.0
-_SWEPT_AT_ONCE = 500
-"""Items in one change: bounds how long other writes wait for it."""
 
 
 class StateStores:
@@ -200,33 +193,6 @@ class StateStores:
                 param=CALL_ID,
             )
         return caller
-
-
-class StateExpiry:
-    """Removes what has expired and is invisible already."""
-
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self._clock = clock
-
-    async def run(self) -> None:
-        """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            await asyncio.sleep(_SWEEP_PAUSE)
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over expired state failed")
-
-    async def once(self) -> int:
-        """One pass, some items in each change; how many it removed."""
-        now, removed = self._clock(), 0
-        while True:
-            some = await self._store.write(partial(rows.delete_expired, now=now, limit=_SWEPT_AT_ONCE))
-            removed += some
-            if some < _SWEPT_AT_ONCE:
-                return removed
 
 
 def show_store(store: StateStore) -> dict[str, Any]:
