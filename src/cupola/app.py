@@ -27,6 +27,8 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker
@@ -121,6 +123,7 @@ class Platform:
         self.versions = Versions(store, self._starter, self.places, self.sandboxes)
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
+        self.state_expiry = StateExpiry(store, clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._resolver = Resolver(store, self.sandboxes, self._choice)
@@ -170,9 +173,10 @@ class Platform:
         await self._upstream.aclose()
 
 
-def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:
+def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = time.time) -> tuple[ASGIApp, ASGIApp]:
     """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
-    callbacks = SandboxAuth(_router(routes.callback_routes(Storage(store, tokens))), tokens)
+    known = routes.callback_routes(Storage(store, tokens, clock), StateStores(store, tokens, clock))
+    callbacks = SandboxAuth(_router(known), tokens)
     return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
@@ -228,7 +232,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run()):
+        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))

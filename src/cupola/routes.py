@@ -19,6 +19,7 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
@@ -32,6 +33,7 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
@@ -123,7 +125,7 @@ def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage) -> list[BaseRoute]:
+def callback_routes(storage: Storage, state: StateStores) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -133,6 +135,15 @@ def callback_routes(storage: Storage) -> list[BaseRoute]:
         call("GET", PROJECT + "/storage/responses/{response}/input_items", storage.input_items),
         call("GET", PROJECT + "/storage/history/item_ids", storage.history),
         call("POST", PROJECT + "/storage/items/batch/retrieve", storage.items),
+        call("POST", STATE_STORES, state.create),
+        call("GET", STATE_STORES + "/{store}", state.get),
+        call("PATCH", STATE_STORES + "/{store}", state.update),
+        call("DELETE", STATE_STORES + "/{store}", state.delete),
+        call("POST", STATE_STORES + "/{store}/items", state.create_item),
+        call("GET", STATE_STORES + "/{store}/items:keys", state.list_keys),
+        call("PUT", STATE_STORES + "/{store}/items/{key}", state.put_item),
+        call("GET", STATE_STORES + "/{store}/items/{key}", state.get_item),
+        call("DELETE", STATE_STORES + "/{store}/items/{key}", state.delete_item),
     ]
 
 

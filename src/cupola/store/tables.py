@@ -263,6 +263,7 @@ state_items = Table(
     Column("expires_at", Float),
     UniqueConstraint("store", "user", "key"),
     ForeignKeyConstraint(["store"], ["state_stores.seq"], ondelete="CASCADE"),
+    Index(None, "store", "user", "seq"),
     Index(None, "expires_at"),
     sqlite_autoincrement=True,
 )

@@ -65,6 +65,11 @@ def _is_too_deep(raw: bytes) -> bool:
 
 async def read_object(request: Request) -> dict[str, Any]:
     """The request's body as a JSON object. Raises BadRequest, or PayloadTooLarge."""
+    return parse_object(await read_bytes(request))
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The request's body. Raises BadRequest where it breaks off, or PayloadTooLarge."""
     chunks = bytearray()
     try:
         async for chunk in request.stream():
@@ -73,7 +78,7 @@ async def read_object(request: Request) -> dict[str, Any]:
                 raise PayloadTooLarge(f"The body is larger than {MAX_JSON // 1024**2} MB.")
     except ClientDisconnect as error:
         raise _broken_off() from error
-    return parse_object(bytes(chunks))
+    return bytes(chunks)
 
 
 def _broken_off() -> BadRequest:
