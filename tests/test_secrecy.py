@@ -22,6 +22,7 @@ TOKENS = (
     "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=" + "aB3d" * 8 + "==;",
     "https://x.blob.core.windows.net/c?sv=1&sig=" + "aB3%2F" * 6,
     "postgresql://user:hunter2@db/x",
+    "redis://:hunter2@cache:6379/0",
 )
 
 
@@ -64,6 +65,7 @@ def test_names_make_values_suspicious(name: str, value: str) -> None:
         ("API_TOKEN", ""),
         ("TOKEN_URL", "https://login.example/oauth2/token"),
         ("MODEL_NAME", "gpt-4o-mini-2024-07-18"),
+        ("PASSWORD_URL", "https://vault.example:8200/v1/db@prod"),
         ("IMAGE", "r.example/a@sha256:" + "0a" * 32),
     ],
 )

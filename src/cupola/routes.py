@@ -194,19 +194,35 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-_LATER = (
-    "agents",
-    "agent_optimization_jobs",
-    "connections",
-    "datasets",
-    "deployments",
-    "evaluations",
-    "indexes",
-    "memory_stores",
-    "skills",
-    "toolboxes",
-    "voice_agents",
+_LATER = frozenset(
+    {
+        "agent_insight_monitors",
+        "agent_optimization_jobs",
+        "agents",
+        "connections",
+        "data_generation_jobs",
+        "datasets",
+        "deployments",
+        "evaluationrules",
+        "evaluations",
+        "evaluationtaxonomies",
+        "evaluator_generation_jobs",
+        "evaluators",
+        "indexes",
+        "insights",
+        "memory_stores",
+        "models",
+        "redTeams",
+        "routines",
+        "schedules",
+        "skills",
+        "storage",
+        "tasks",
+        "toolboxes",
+        "voice_agents",
+    }
 )
+"""First parts of addresses that the wire has: what is not served there is known, and said so."""
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,7 +25,7 @@ _SHAPES = re.compile(
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{30,}|\bhf_[A-Za-z0-9]{20,}|\bnpm_[A-Za-z0-9]{30,}"
     r"|\bpypi-[A-Za-z0-9_-]{16,}|\bdop_v1_[a-f0-9]{32,}"
     r"|(?i:\b(?:account|sharedaccess)key=)[A-Za-z0-9+/=]{16,}|(?i:[?&]sig=)[A-Za-z0-9%+/=_-]{16,}"
-    r"|://[^/\s:@]+:[^/\s@]+@"  # a password within an address
+    r"|://[^/\s:@]*:[^/\s@]+@"  # a password within an address
 )
 _NAMES = re.compile(
     r"(?i)(?:^|[_-])(?:(?P<sure>password|passwd|pwd|passphrase|secret|credentials?)|key|apikey|token|pat)$"

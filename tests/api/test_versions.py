@@ -414,6 +414,25 @@ async def test_a_refused_upload_leaves_no_file(platform: PlatformUnderTest) -> N
     await platform.settled("a1", "1")
 
 
+async def test_uploads_of_one_zip_share_it(platform: PlatformUnderTest) -> None:
+    """One that is refused does not take away what another one is about to run."""
+    await platform.create_version()
+    upload = encoded(as_azd(code_zip()))
+    taken = {**upload, "headers": {**upload["headers"], "x-ms-agent-name": "a1"}}
+    paths = [f"{PROJECT}/agents/b{number}/versions" for number in range(3)]
+    calls = [platform.call("POST", path, **upload) for path in paths]
+    refused, *made = await asyncio.gather(
+        platform.call("POST", f"{PROJECT}/agents", **taken),
+        *calls,
+        platform.call("POST", f"{PROJECT}/agents", **taken),
+    )
+    assert refused.status == made.pop().status == 409
+    assert [answer.status for answer in made] == [200] * 3
+    for number in range(3):
+        assert (await platform.settled(f"b{number}", "1"))["status"] == "active"
+    assert len(list(platform.installation.layout.code.iterdir())) == 1
+
+
 async def test_an_image_has_no_code_to_download(platform: PlatformUnderTest) -> None:
     """409 `AgentNotCodeBased`."""
     await platform.create_version()

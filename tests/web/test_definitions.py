@@ -357,13 +357,13 @@ def test_azures_pairs(cpu: str, memory: str) -> None:
 @pytest.mark.parametrize(
     ("cpu", "memory", "param", "said"),
     [
-        ("1", "4Gi", "memory", "1 vCPUs come with 2Gi"),
-        ("2", "2Gi", "memory", "2 vCPUs come with 4Gi"),
+        ("1", "4Gi", "memory", "a cpu of 1 comes with 2Gi"),
+        ("2", "2Gi", "memory", "a cpu of 2 comes with 4Gi"),
         ("0.3", "0.6Gi", "cpu", "steps of 0.25"),
         ("0.1", "1Gi", "cpu", "from 0.25 to 4"),
         ("4.25", "8.5Gi", "cpu", "from 0.25 to 4"),
         ("4", "9Gi", "memory", "from 0.5Gi to 8Gi"),
-        ("2", None, "memory", "2 vCPUs come with 4Gi"),
+        ("2", None, "memory", "a cpu of 2 comes with 4Gi"),
     ],
 )
 def test_other_pairs_are_refused_with_azures_limits(cpu: str, memory: str | None, param: str, said: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +90,7 @@ class Versions:
         self._azure_limits = azure_limits
         self._host_memory = psutil.virtual_memory().total if host_memory is None else host_memory
         self._clock = clock
+        self._arriving: Counter[str] = Counter()
 
     async def create(self, request: Request) -> Response:
         project, name = request.path_params["project"], request.path_params["agent"]
@@ -179,8 +182,6 @@ class Versions:
             check_configuration(new.body)
         content = await self._places.identify(definition)
         order = _Order(new.fields, definition, content, warnings_of(definition, host_memory=self._host_memory))
-        if new.package is not None:
-            await asyncio.to_thread(self._keep, new.package)
 
         def change(conn: Any) -> Made:
             agent = rows.get_agent(conn, project, name)
@@ -200,11 +201,8 @@ class Versions:
                 rows.put_version(conn, version)
             return Made(agent, version)
 
-        try:
+        async with self._kept(new.package):
             made = await self._store.write(change)
-        except CupolaError:
-            await self._discard_unused(sha256)
-            raise
         if made.version.status is VersionStatus.CREATING:
             self._provisioning.wake(made.version)
         return made
@@ -217,10 +215,29 @@ class Versions:
             part.write_bytes(package.content)
             part.replace(path)
 
-    async def _discard_unused(self, sha256: str | None) -> None:
-        """Removes an upload of which no version came about."""
-        if sha256 is not None and not await self._store.read(lambda conn: rows.code_in_use(conn, sha256)):
-            await self._places.discard_code(sha256)
+    @asynccontextmanager
+    async def _kept(self, package: Package | None) -> AsyncIterator[None]:
+        """The zip is on disk while the version is made, and goes again when none came about.
+
+        Uploads of one zip that come at once share it: the last of them decides.
+        """
+        if package is None:
+            yield
+            return
+        sha256 = package.sha256
+        self._arriving[sha256] += 1
+        try:
+            await asyncio.to_thread(self._keep, package)
+            yield
+        except CupolaError:
+            used = await self._store.read(lambda conn: rows.code_in_use(conn, sha256))
+            if not used and self._arriving[sha256] == 1:
+                await self._places.discard_code(sha256)
+            raise
+        finally:
+            self._arriving[sha256] -= 1
+            if not self._arriving[sha256]:
+                del self._arriving[sha256]
 
     async def _agent(self, request: Request) -> Agent:
         project, name = request.path_params["project"], request.path_params["agent"]

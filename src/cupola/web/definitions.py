@@ -297,7 +297,7 @@ def _size_of(cpu: str | None, memory: str | None, azure_limits: bool) -> tuple[f
         if size != vcpus * AZURE_MEMORY_PER_CPU:
             needed = vcpus * AZURE_MEMORY_PER_CPU / GIB
             shown = f"{size / GIB:g}Gi" if memory is None else memory
-            raise _tier_error("memory", shown, f"with Azure's limits {vcpus:g} vCPUs come with {needed:g}Gi")
+            raise _tier_error("memory", shown, f"with Azure's limits a cpu of {vcpus:g} comes with {needed:g}Gi")
     return vcpus, size
 
 
