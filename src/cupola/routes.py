@@ -167,14 +167,42 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-_LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")
+_LATER = frozenset(
+    {
+        "agent_insight_monitors",
+        "agent_optimization_jobs",
+        "agents",
+        "connections",
+        "data_generation_jobs",
+        "datasets",
+        "deployments",
+        "evaluationrules",
+        "evaluations",
+        "evaluationtaxonomies",
+        "evaluator_generation_jobs",
+        "evaluators",
+        "indexes",
+        "insights",
+        "memory_stores",
+        "models",
+        "redTeams",
+        "routines",
+        "schedules",
+        "skills",
+        "storage",
+        "tasks",
+        "toolboxes",
+        "voice_agents",
+    }
+)
+"""First parts of addresses that the wire has: what is not served there is known, and said so."""
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
     path = scope["path"]
     parts = path.split("/")
-    if len(parts) > 4 and parts[1] == "api" and (parts[4] in _LATER or "openai" in parts or "agents" in parts):
+    if len(parts) > 4 and parts[1] == "api" and (parts[4].partition(":")[0] in _LATER or "openai" in parts):
         raise NotServed(f"Cupola does not serve {scope['method']} {path} (yet).")
     raise NotFound(
         f"The requested action '{scope['method']} {path}' is not supported: there is no such address. "

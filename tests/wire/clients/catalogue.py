@@ -339,7 +339,7 @@ async def delete_agent(bench: Bench) -> str:
 # Versions
 
 
-@operation("versions.create: numbers, descriptions and metadata", "versions.get")
+@operation("agents.create_version: numbers, description, metadata", "agents.get_version")
 async def create_versions(bench: Bench) -> str:
     name = bench.name()
     began = int(time.time())
@@ -357,7 +357,7 @@ async def create_versions(bench: Bench) -> str:
     return "id, name, version, description, metadata, created_at; read back by get"
 
 
-@operation("versions.create: the definition in both spellings")
+@operation("agents.create_version: the definition in both spellings")
 async def create_definition(bench: Bench) -> str:
     name = await bench.agent()
     definition = (await bench.control.get_version(name, "1"))["definition"]
@@ -373,7 +373,7 @@ async def create_definition(bench: Bench) -> str:
 PROTOCOL_FIELDS = ("protocol_versions", "container_protocol_versions")
 
 
-@operation("versions.create: no second version for the same")
+@operation("agents.create_version: no second version for the same")
 async def create_same(bench: Bench) -> str:
     name = await bench.agent()
     same("version", (await bench.control.create_version(name, bench.image(2))).version, "2")
@@ -390,7 +390,7 @@ async def create_same(bench: Bench) -> str:
     return "the active latest is returned; a failed one, which says why, is made again"
 
 
-@operation("versions.create: a draft", "versions.list")
+@operation("agents.create_version: a draft", "agents.list_versions")
 async def create_draft(bench: Bench) -> str:
     name = await bench.agent()
     draft = await bench.control.create_draft(name, bench.image(2))
@@ -402,7 +402,7 @@ async def create_draft(bench: Bench) -> str:
     return "draft-<ms>; listed only with include_drafts, never the latest"
 
 
-@operation("versions.create: what cannot be")
+@operation("agents.create_version: what cannot be")
 async def create_wrongly(bench: Bench) -> str:
     async def attempt(word: str, name: str | None = None, definition: Any = None, **more: Any) -> None:
         making = bench.control.create_version(name or bench.name(), definition or bench.image(), **more)
@@ -418,7 +418,7 @@ async def create_wrongly(bench: Bench) -> str:
     return "400 naming cpu, memory, the reserved variable, metadata, the agent's name"
 
 
-@operation("versions.list: pages, either order, before")
+@operation("agents.list_versions: pages, either order, before")
 async def list_versions(bench: Bench) -> str:
     name = await bench.agent(5)
     listing = bench.control.list_versions
@@ -429,7 +429,7 @@ async def list_versions(bench: Bench) -> str:
     return "newest first in pages of 2; ascending; before; 404 of an unknown agent"
 
 
-@operation("versions.get: unknown")
+@operation("agents.get_version: unknown")
 async def get_missing_version(bench: Bench) -> str:
     name = await bench.agent()
     await raises(bench.control.get_version(name, "7"), ResourceNotFoundError, 404, "not_found")
@@ -437,7 +437,7 @@ async def get_missing_version(bench: Bench) -> str:
     return "404 for an unknown version and for an unknown agent"
 
 
-@operation("versions.delete: one of three, by force or not")
+@operation("agents.delete_version: one of three, by force or not")
 async def delete_version(bench: Bench) -> str:
     name = await bench.agent(3)
     for version, force in (("1", False), ("3", True)):
@@ -455,7 +455,7 @@ async def delete_version(bench: Bench) -> str:
 # Code
 
 
-@operation("versions.create_from_code: a zip becomes an active version")
+@operation("agents.create_version: of a zip, which becomes active")
 async def create_from_code(bench: Bench) -> str:
     name = await bench.answering()
     again = await bench.control.create_from_code(name, bench.code_definition(), bench.package)
@@ -800,7 +800,7 @@ async def with_items(bench: Bench, *texts: str) -> tuple[str, Any]:
 # At the end, since the agent that answers goes
 
 
-@operation("versions.delete: with active sessions")
+@operation("agents.delete_version: with active sessions")
 async def delete_active_version(bench: Bench) -> str:
     name = await bench.answering()
     await bench.ask("tau")
