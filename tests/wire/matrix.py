@@ -24,10 +24,11 @@ _LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the catalogue, and the operations of the wire that it shows."""
+    """One entry of the catalogue, and the operations and fields of the wire that it shows."""
 
     title: str
     shows: tuple[str, ...]
+    fields: tuple[str, ...] = ()
 
 
 @cache
@@ -38,7 +39,9 @@ def entries() -> tuple[Entry, ...]:
         for mark in getattr(node, "decorator_list", ()):
             if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "operation":
                 title, *also = (ast.literal_eval(argument) for argument in mark.args)
-                found.append(Entry(title, (title.partition(":")[0], *also)))
+                named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in mark.keywords}
+                shows = (title.partition(":")[0], *also)
+                found.append(Entry(title, shows, tuple(named.get("fields", "").split())))
     return tuple(found)
 
 

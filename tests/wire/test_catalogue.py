@@ -39,8 +39,8 @@ def cases() -> Iterator[Any]:
     for generation in GENERATIONS:
         for mode in MODES:
             for entry in entries():
-                shows = pytest.mark.operation(*entry.shows)
-                yield pytest.param(generation, mode, entry, id=f"{generation}-{mode}-{entry.title}", marks=shows)
+                marks = [pytest.mark.operation(*entry.shows), pytest.mark.field(*entry.fields)]
+                yield pytest.param(generation, mode, entry, id=f"{generation}-{mode}-{entry.title}", marks=marks)
 
 
 @pytest.mark.parametrize(("generation", "mode", "entry"), list(cases()))

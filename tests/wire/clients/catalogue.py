@@ -115,8 +115,11 @@ Entry = Callable[[Bench], Awaitable[str]]
 ENTRIES: list[tuple[str, tuple[str, ...], Entry]] = []
 
 
-def operation(title: str, *also: str) -> Callable[[Entry], Entry]:
-    """Enters a function: `title` is `<operation>: <what of it>`; `also` are further operations that it shows."""
+def operation(title: str, *also: str, fields: str = "") -> Callable[[Entry], Entry]:
+    """Enters a function: `title` is `<operation>: <what of it>`; `also` are further operations that it shows.
+
+    `fields` are the fields of the wire that it shows, with blanks between them.
+    """
 
     def enter(entry: Entry) -> Entry:
         ENTRIES.append((title, (title.partition(":")[0], *also), entry))
@@ -251,7 +254,7 @@ async def update_agent(bench: Bench) -> str:
     return "versions.latest moves to 2; the same code makes none; 404 of an unknown agent"
 
 
-@operation("agents.update_details: weights of versions")
+@operation("agents.update_details: weights of versions", fields="agent_endpoint.version_selector")
 async def weigh(bench: Bench) -> str:
     name = await bench.agent(2)
     rules = [weight("1", 90), weight("2", 10)]
@@ -357,7 +360,7 @@ async def create_versions(bench: Bench) -> str:
     return "id, name, version, description, metadata, created_at; read back by get"
 
 
-@operation("agents.create_version: the definition in both spellings")
+@operation("agents.create_version: the definition in both spellings", fields="version.definition")
 async def create_definition(bench: Bench) -> str:
     name = await bench.agent()
     definition = (await bench.control.get_version(name, "1"))["definition"]
@@ -390,7 +393,7 @@ async def create_same(bench: Bench) -> str:
     return "the active latest is returned; a failed one, which says why, is made again"
 
 
-@operation("agents.create_version: a draft", "agents.list_versions")
+@operation("agents.create_version: a draft", "agents.list_versions", fields="version.draft")
 async def create_draft(bench: Bench) -> str:
     name = await bench.agent()
     draft = await bench.control.create_draft(name, bench.image(2))
@@ -455,7 +458,11 @@ async def delete_version(bench: Bench) -> str:
 # Code
 
 
-@operation("agents.create_version: of a zip, which becomes active")
+@operation(
+    "agents.create_version: of a zip, which becomes active",
+    fields="definition.code_configuration.runtime definition.code_configuration.entry_point "
+    "definition.code_configuration.dependency_resolution definition.code_configuration.content_hash",
+)
 async def create_from_code(bench: Bench) -> str:
     name = await bench.answering()
     again = await bench.control.create_from_code(name, bench.code_definition(), bench.package)
@@ -489,7 +496,7 @@ async def download_image(bench: Bench) -> str:
 # Responses
 
 
-@operation("responses.create: by agent_reference")
+@operation("responses.create: by agent_reference", fields="response.input response.agent_reference")
 async def respond(bench: Bench) -> str:
     answer = await bench.ask("alpha")
     true(f"its id is {answer.id}", answer.id.startswith("caresp_"))
@@ -499,7 +506,7 @@ async def respond(bench: Bench) -> str:
     return "id, status, text, session"
 
 
-@operation("responses.create: by the key agent, and a version")
+@operation("responses.create: by the key agent, and a version", fields="response.agent")
 async def respond_by_key(bench: Bench) -> str:
     name = await bench.answering()
     reference = {"name": name, "type": "agent_reference", "version": "1"}
@@ -536,7 +543,7 @@ async def respond_on_each_base(bench: Bench) -> str:
     return "…/openai and …/openai/v1, of the project and of the agent"
 
 
-@operation("responses.create: streamed")
+@operation("responses.create: streamed", fields="response.stream")
 async def stream(bench: Bench) -> str:
     events = await collect(await bench.ask("delta", stream=True))
     kinds = [event.type for event in events]
@@ -549,7 +556,7 @@ async def stream(bench: Bench) -> str:
     return "kinds, sequence numbers, deltas; the last event and what is read back say the same"
 
 
-@operation("responses.create: after a previous response")
+@operation("responses.create: after a previous response", fields="response.previous_response_id")
 async def chain(bench: Bench) -> str:
     first = await bench.ask("epsilon")
     second = await bench.ask("zeta", previous_response_id=first.id)
@@ -558,7 +565,12 @@ async def chain(bench: Bench) -> str:
     return "the earlier turn is remembered"
 
 
-@operation("responses.create: in a conversation", "conversations.create", "conversations.items.list")
+@operation(
+    "responses.create: in a conversation",
+    "conversations.create",
+    "conversations.items.list",
+    fields="response.conversation",
+)
 async def converse(bench: Bench) -> str:
     conversation = await call(bench.client.conversations.create())
     first = await bench.ask("eta", conversation=conversation.id)
@@ -573,7 +585,7 @@ async def converse(bench: Bench) -> str:
     return "by id and by object, in one session, remembered; its items"
 
 
-@operation("responses.create: in a session")
+@operation("responses.create: in a session", fields="response.agent_session_id")
 async def respond_in_session(bench: Bench) -> str:
     first = await bench.ask("iota")
     session = first.model_extra["agent_session_id"]
@@ -582,7 +594,7 @@ async def respond_in_session(bench: Bench) -> str:
     return "the answer is of the session that was named"
 
 
-@operation("responses.create: not stored", "responses.retrieve")
+@operation("responses.create: not stored", "responses.retrieve", fields="response.store")
 async def respond_without_store(bench: Bench) -> str:
     answer = await bench.ask("lambda", store=False)
     true(f"it says {answer.output_text}", answer.output_text.startswith("Hello! You said: lambda"))
@@ -656,7 +668,7 @@ async def delete_response(bench: Bench) -> str:
     return "404 for retrieve and for a second delete"
 
 
-@operation("responses.create: in the background", "responses.retrieve")
+@operation("responses.create: in the background", "responses.retrieve", fields="response.background")
 async def background(bench: Bench) -> str:
     answer = await bench.ask("omicron", background=True)
     true(f"it begins {answer.status}", answer.status in ("queued", "in_progress"))
@@ -703,7 +715,7 @@ async def resume(bench: Bench) -> str:
 # Conversations
 
 
-@operation("conversations.create: with items and metadata", "conversations.items.list")
+@operation("conversations.create: with items and metadata", "conversations.items.list", fields="conversation.items")
 async def create_conversation(bench: Bench) -> str:
     items = [{"type": "message", "role": "user", "content": "hi"}]
     made = await call(bench.client.conversations.create(items=items, metadata={"k": "v"}))
