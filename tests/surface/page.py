@@ -54,7 +54,8 @@ def page() -> str:
 
 
 def _served(operations: Iterable[Operation], tests: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for _, group in groupby(operations, lambda operation: operation.name.partition(".")[0]):
+    for title, group in groupby(operations, lambda operation: operation.name.partition(".")[0]):
+        yield f"### `{title}`\n"
         rows = [
             (f"`{each.name}`", f"`{_short(each.request)}`", each.summary, _links(tests.get(each.name, ())))
             for each in group

@@ -712,6 +712,61 @@ async def resume(bench: Bench) -> str:
     return "the events after number 2, the same again"
 
 
+# Sessions
+
+
+@operation("sessions.create: with an id and a version", "sessions.get")
+async def create_session(bench: Bench) -> str:
+    name, session = await bench.answering(), f"mine-{uuid4().hex}"
+    made = await bench.control.create_session(name, session, "1")
+    same("id and version", (made["agent_session_id"], made["version_indicator"]["agent_version"]), (session, "1"))
+    true(f"its status is {made['status']}", made["status"] in ("creating", "active"))
+    true("it expires before it begins", made["expires_at"] > made["created_at"])
+    found = await bench.control.get_session(name, session)
+    same("read back", (found["agent_session_id"], found["created_at"]), (session, made["created_at"]))
+    await raises(bench.control.create_session(name, session, "1"), ResourceExistsError, 409)
+    await raises(bench.control.create_session(name, f"mine-{uuid4().hex}", "7"), ResourceNotFoundError, 404)
+    answer = await bench.ask("sigma", extra_body={"agent_session_id": session})
+    same("session of an answer", answer.model_extra["agent_session_id"], session)
+    return "id, version, status, times; read back; 409 for a second; 404 of an unknown version; it answers"
+
+
+@operation("sessions.list: each once, page by page", "sessions.get")
+async def list_sessions(bench: Bench) -> str:
+    name = await bench.answering()
+    await bench.ask("sigma")
+    found = await bench.control.list_sessions(name)
+    true("not all are there", len(found) >= 2 and bench.session in found)
+    same("sessions that are there twice", len(found), len(set(found)))
+    same("ascending", await bench.control.list_sessions(name, order="asc"), found[::-1])
+    missing = bench.control.get_session(name, "mine-" + MISSING)
+    await raises(missing, ResourceNotFoundError, 404, "not_found")
+    return "all, newest first and ascending; 404 of an unknown one"
+
+
+@operation("sessions.stop: twice, and it answers again", "sessions.get")
+async def stop_session(bench: Bench) -> str:
+    name = await bench.answering()
+    session = (await bench.ask("sigma")).model_extra["agent_session_id"]
+    for _ in range(2):
+        await bench.control.stop_session(name, session)
+    same("status", (await bench.control.get_session(name, session))["status"], "idle")
+    same("session of an answer", (await bench.ask("sigma")).model_extra["agent_session_id"], session)
+    same("status after it", (await bench.control.get_session(name, session))["status"], "active")
+    return "idle after two stops; active after an answer in the same session"
+
+
+@operation("sessions.delete: one, which is gone", "sessions.list")
+async def delete_session(bench: Bench) -> str:
+    name = await bench.answering()
+    session = next(found for found in await bench.control.list_sessions(name) if found != bench.session)
+    for _ in range(2):
+        await bench.control.delete_session(name, session)
+    await raises(bench.control.get_session(name, session), ResourceNotFoundError, 404, "not_found")
+    true("it is still listed", session not in await bench.control.list_sessions(name))
+    return "404 afterwards, not listed; a second delete is as good"
+
+
 # Conversations
 
 

@@ -58,7 +58,7 @@ class Control:
         reply = await call(self.sdk.project.send_request(request))
         if reply.status_code >= 300:
             raise Refused(reply.status_code, reply.json())
-        return reply.json() if reply.status_code == 200 else None
+        return None if reply.status_code == 204 else reply.json()
 
     async def raw_bytes(self, path: str, params: dict[str, str]) -> tuple[bytes, dict[str, str]]:
         """A download through the raw pipeline, which must be streamed: its policies read only JSON and text."""
@@ -180,6 +180,49 @@ class Control:
         hook = {"raw_response_hook": lambda reply: seen.update(reply.http_response.headers)}
         pieces = await collect(own(agent_name=name, agent_version=version, **hook))
         return b"".join(pieces), seen
+
+    # Sessions: `agents.` from 2.3.0 on, `beta.agents.` in 2.1.0 and 2.2.0
+
+    async def create_session(self, agent: str, session: str, version: str) -> Any:
+        known: Any = models
+        own = self._own("agents.create_session", "beta.agents.create_session")
+        if own is None:
+            indicator = {"type": "version_ref", "agent_version": version}
+            body = {"agent_session_id": session, "version_indicator": indicator}
+            return await self.raw("POST", f"/agents/{agent}/endpoint/sessions", body)
+        named = {"agent_session_id": session, "version_indicator": known.VersionRefIndicator(agent_version=version)}
+        return await call(own(agent_name=agent, **named, **self._isolation()))
+
+    async def get_session(self, agent: str, session: str) -> Any:
+        own = self._own("agents.get_session", "beta.agents.get_session")
+        if own is None:
+            return await self.raw("GET", f"/agents/{agent}/endpoint/sessions/{session}")
+        return await call(own(agent_name=agent, session_id=session))
+
+    async def list_sessions(self, agent: str, **query: Any) -> list[str]:
+        own = self._own("agents.list_sessions", "beta.agents.list_sessions")
+        if own is None:
+            found = await self.raw("GET", f"/agents/{agent}/endpoint/sessions", params=query)
+            return [session["agent_session_id"] for session in found["data"]]
+        return [session.agent_session_id for session in await collect(own(agent_name=agent, **query))]
+
+    async def stop_session(self, agent: str, session: str) -> None:
+        own = self._own("agents.stop_session", "beta.agents.stop_session")
+        if own is None:
+            await self.raw("POST", f"/agents/{agent}/endpoint/sessions/{session}:stop")
+            return
+        await call(own(agent_name=agent, session_id=session))
+
+    async def delete_session(self, agent: str, session: str) -> None:
+        own = self._own("agents.delete_session", "beta.agents.delete_session")
+        if own is None:
+            await self.raw("DELETE", f"/agents/{agent}/endpoint/sessions/{session}")
+            return
+        await call(own(agent_name=agent, session_id=session, **self._isolation()))
+
+    def _isolation(self) -> dict[str, str]:
+        """A keyword that only 2.1.0 insists on."""
+        return {"isolation_key": "mine"} if self.sdk.generation == "2.1.0" else {}
 
 
 def packed(folder: Path) -> bytes:
