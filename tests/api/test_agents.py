@@ -296,6 +296,7 @@ async def test_names_are_checked(tmp_path: Path) -> None:
         assert (made.status, made.error["param"]) == (400, "agent_name")
 
 
+@pytest.mark.operation("cupola.status")
 async def test_status_counts(platform: PlatformUnderTest) -> None:
     """`/cupola/status` says what there is and what runs."""
     await platform.create_version()

@@ -67,6 +67,9 @@ async def container(tmp_path: Path) -> AsyncGenerator[Container]:
         yield Container(platform, platform.sandbox_caller(), {"x-agent-foundry-call-id": call_id})
 
 
+@pytest.mark.operation(
+    "storage.responses.create", "storage.responses.update", "storage.responses.get", "storage.responses.delete"
+)
 async def test_create_update_get_delete(container: Container) -> None:
     """What is written is read; a deleted response is gone."""
     response = await container.create("msg_1")
@@ -126,6 +129,7 @@ async def test_creates_that_make_no_sense(container: Container, body: Any) -> No
     assert answer.status == 400, answer.body
 
 
+@pytest.mark.operation("storage.input_items.list")
 async def test_input_items(container: Container) -> None:
     """In the order asked for, by cursor, in OpenAI's shape."""
     response = await container.create("msg_1", "msg_2", "msg_3")
@@ -136,6 +140,7 @@ async def test_input_items(container: Container) -> None:
     assert [one["id"] for one in newest["data"]] == ["msg_2"]
 
 
+@pytest.mark.operation("storage.history.list")
 async def test_history_of_a_chain(container: Container) -> None:
     """What it was given, its input, its output; oldest first; the limit keeps the newest."""
     first = await container.create("i1")
@@ -151,6 +156,7 @@ async def test_history_of_a_chain(container: Container) -> None:
     assert (await container("GET", "history/item_ids?limit=x")).status == 400
 
 
+@pytest.mark.operation("storage.history.list")
 async def test_history_of_a_conversation(container: Container) -> None:
     """Items put into it and those of its responses, in the order in which they came."""
     platform = container.platform
@@ -162,6 +168,7 @@ async def test_history_of_a_conversation(container: Container) -> None:
     assert await container.history(conversation_id=conversation) == ["c1", "i1", "o1", "c2"]
 
 
+@pytest.mark.operation("storage.items.retrieve")
 async def test_a_batch_is_aligned(container: Container) -> None:
     """One entry per id, null for what is unknown, also when asked twice."""
     await container.create("i1", "i2")

@@ -170,6 +170,7 @@ async def test_what_the_wire_has_and_cupola_does_not(platform: PlatformUnderTest
     assert path in answer.error["message"]
 
 
+@pytest.mark.operation("cupola.health")
 async def test_no_token(platform: PlatformUnderTest) -> None:
     """Everything but the health check needs one."""
     nobody = Caller(platform.platform.clients, None)

@@ -193,7 +193,7 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "DELETE {openai}/responses/{response}": Operation("responses.delete", "Delete a response", query=_VERSION),
     "GET {openai}/responses/{response}/input_items": Operation(
-        "responses.input_items", "List what a response was given", query=_PAGE
+        "responses.input_items.list", "List what a response was given", query=_PAGE
     ),
     "POST {openai}/conversations": Operation(
         "conversations.create", "Create a conversation", query=_VERSION, bodies=_json(_CONVERSATION)
