@@ -34,11 +34,13 @@ from cupola.errors import CupolaError, DriverUnavailable
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
+from cupola.gateway.isolation import ForUsers, Users
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
 from cupola.installation import Installation, Layout, Running
+from cupola.issuers import read_issuer
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
@@ -50,9 +52,11 @@ from cupola.sandboxes.start import Place, Starter
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
-from cupola.web.auth import ClientAuth, SandboxAuth, Tokens
+from cupola.web.auth import Callers, ClientAuth, SandboxAuth, Tokens
 from cupola.web.errors import ErrorEdge
+from cupola.web.issuer_keys import Fetch, fetch
 from cupola.web.listen import Listener, RememberedPorts, bind
+from cupola.web.oidc import OidcCallers, Rules
 from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
 
 log = structlog.get_logger()
@@ -84,6 +88,7 @@ class Platform:
         tokens: Tokens,
         find: Finders,
         clock: Callable[[], float] = time.time,
+        fetch: Fetch = fetch,
     ) -> None:
         layout = installation.layout
         self._store = store
@@ -117,16 +122,18 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
-        self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
-        self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
-        )
+        self._users = Users(tokens.user_key)
+        self._resolver = Resolver(store, self.sandboxes, self.versions, self._users, patience=_VERSION_PATIENCE)
+        self._issuer = _issuer(settings, tokens, fetch)
+        callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
+        self.routes = routes.client_routes(self._handlers(tokens, layout))
+        self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
 
     def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
         versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
         return routes.Handlers(
-            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
+            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
             responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
             conversations=Conversations(self._store, self._clock),
@@ -136,24 +143,45 @@ class Platform:
 
     async def begin(self) -> None:
         """Picks up where an earlier process left off."""
+        if self._issuer is not None:
+            await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
         await self._lost.platform_restarted(
             {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         )
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
+        for project, name, endpoint in await self._store.read(agent_rows.endpoints):
+            self._users.set_endpoint(project, name, endpoint)
 
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
         await self.sandboxes.break_off()
-        await self._upstream.aclose()
+        await self._close_connections()
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.versions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
         await self._upstream.aclose()
+        if self._issuer is not None:
+            await self._issuer.aclose()
+
+
+def _issuer(settings: Settings, tokens: Tokens, fetch: Fetch) -> OidcCallers | None:
+    if settings.oidc_issuer is None:
+        return None
+    rules = Rules(
+        audience=settings.oidc_audience,
+        role_claim=settings.oidc_role_claim,
+        roles=settings.oidc_roles,
+        default_role=settings.oidc_default_role,
+    )
+    return OidcCallers(read_issuer(settings.oidc_issuer), rules, tokens.user_key, fetch)
 
 
 def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from cupola.agents import LATEST, Agent, AgentVersion, check_agent_name
 from cupola.api.versions import Versions, is_forced, refuse_active_sessions
 from cupola.errors import BadRequest, Conflict, NotFound
+from cupola.identity import check_authorization
 from cupola.sandboxes import reconcile
 from cupola.store import Store
 from cupola.store import agents as rows
@@ -30,11 +31,13 @@ class Agents:
         versions: Versions,
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
+        on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
     ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
         self._on_enabled = on_enabled
+        self._on_endpoint = on_endpoint
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -103,6 +106,7 @@ class Agents:
             await self._provisioning.delete(version)
         await self._store.write(lambda conn: rows.delete_agent(conn, agent.project, agent.name))
         self._on_enabled(agent.project, agent.name, True)  # of its name: the next agent to have it starts afresh
+        self._on_endpoint(agent.project, agent.name, {})
         return json_reply({"object": "agent.deleted", "name": agent.name, "deleted": True})
 
     async def _load(self, request: Request) -> tuple[Agent, AgentVersion | None]:
@@ -131,7 +135,7 @@ class Agents:
     async def _configure(self, project: str, name: str, body: dict[str, Any]) -> None:
         _check_configuration(body)
 
-        def change(conn: Any) -> None:
+        def change(conn: Any) -> Agent:
             agent = rows.get_agent(conn, project, name)
             if agent is None:
                 raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
@@ -149,8 +153,10 @@ class Agents:
                 card = body["agent_card"]
                 agent = replace(agent, card=None if card is None else merge_patch(agent.card or {}, card))
             rows.put_agent(conn, agent)
+            return agent
 
-        await self._store.write(change)
+        changed = await self._store.write(change)
+        self._on_endpoint(project, name, changed.endpoint)
 
 
 def _check_configuration(body: dict[str, Any]) -> None:
@@ -159,6 +165,7 @@ def _check_configuration(body: dict[str, Any]) -> None:
         if not isinstance(body.get(field), dict | None):
             raise BadRequest(f"'{field}' must be an object, or null to go back to the defaults.", param=field)
     read_rules(body.get("agent_endpoint") or {})
+    check_authorization(body.get("agent_endpoint") or {})
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, VersionStatus, choose_version
 from cupola.errors import BadRequest, Forbidden, NotFound, SessionNotReady
+from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes, check_owner, not_ready
@@ -39,6 +40,7 @@ class Resolver:
         store: Store,
         sandboxes: Sandboxes,
         provisioning: Provisioning,
+        users: Users,
         *,
         patience: float,
         dice: random.Random | None = None,
@@ -46,6 +48,7 @@ class Resolver:
         self._store = store
         self._sandboxes = sandboxes
         self._provisioning = provisioning
+        self._users = users
         self._patience = patience
         self._dice = dice or random.Random()  # noqa: S311 (weights of traffic, no secret)
         self._disabled: set[tuple[str, str]] = set()
@@ -78,6 +81,7 @@ class Resolver:
                 f"Agent '{agent_name}' is disabled; its endpoint takes no requests until it is enabled again.",
                 code="agent_disabled",
             )
+        self._users.check(project, agent_name, caller)
         if session_id is not None:
             live = self._sandboxes.live_of((project, agent_name, session_id))
             if live is not None and live.session is not None:
