@@ -25,6 +25,10 @@ class Issuer:
     discovery: str
     signs_as: frozenset[str]
 
+    def is_named(self, name: object) -> bool:
+        """Whether `name`, as it came from outside, is one of the issuer's."""
+        return isinstance(name, str) and name in self.signs_as
+
 
 def read_issuer(address: str) -> Issuer:
     """The issuer at `address`. Raises ValueError with what is wrong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import jwt
@@ -58,4 +59,5 @@ class FakeIssuer:
         """A token with exactly these claims."""
         usual = "RS256" if isinstance(self.private, rsa.RSAPrivateKey) else "ES256"
         headers = {**({} if self.key_id is None else {"kid": self.key_id}), **header}
-        return jwt.encode(claims, self.private if key is None else key, algorithm or usual, headers=headers)
+        payload = json.dumps(claims).encode()  # not by way of a library that knows which claims make sense
+        return jwt.PyJWS().encode(payload, self.private if key is None else key, algorithm or usual, headers=headers)

@@ -123,6 +123,7 @@ def _configuration(**fields: Any) -> bytes:
         (b"<html>", b"{}", "does not answer with JSON"),
         (b"[]", b"{}", "JSON object"),
         (_configuration(issuer="https://other.example"), b"{}", "another issuer"),
+        (_configuration(issuer=[ISSUER]), b"{}", "another issuer"),
         (_configuration(jwks_uri="http://issuer.example/keys"), b"{}", "https"),
         (_configuration(jwks_uri=None), b"{}", "jwks_uri"),
         (_configuration(), b"{}", "no key"),

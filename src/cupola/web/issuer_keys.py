@@ -119,7 +119,7 @@ class IssuerKeys:
     async def _read_keys(self) -> Sequence[Key]:
         issuer = self._issuer
         configuration = await self._json(issuer.discovery)
-        if configuration.get("issuer") not in issuer.signs_as:
+        if not issuer.is_named(configuration.get("issuer")):
             raise NotAnIssuer(
                 f"{issuer.discovery} describes another issuer, {configuration.get('issuer')!r}: "
                 f"set oidc_issuer to the issuer's own name."

@@ -94,7 +94,7 @@ class OidcCallers:
 
     async def _verified(self, token: str, header: Mapping[str, Any]) -> Mapping[str, Any]:
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in _ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise Unauthenticated("The token is not signed with RS256 or ES256.")
         if not isinstance(key_id, str | None):
             raise Unauthenticated("The token's key id ('kid') is not a string.")
@@ -111,7 +111,7 @@ class OidcCallers:
 
     def _check(self, claims: Mapping[str, Any]) -> None:
         """Raises Unauthenticated unless issuer, audience and time are right."""
-        if claims.get("iss") not in self.issuer.signs_as:
+        if not self.issuer.is_named(claims.get("iss")):
             raise Unauthenticated(
                 f"The token is not from {self.issuer.name}, whose tokens this platform takes. Sign in there."
             )
