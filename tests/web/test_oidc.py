@@ -156,12 +156,29 @@ async def test_the_key_says_which_algorithm_is_right(callers: OidcCallers, issue
 async def test_signatures_and_keys_of_others(callers: OidcCallers, issuer: FakeIssuer) -> None:
     """Another key under the same id, an id that is not published, and a spoiled signature."""
     good = issuer.token(claims())
-    with pytest.raises(Unauthenticated, match="signature"):
+    with pytest.raises(Unauthenticated, match="not signed with a key that"):
         await callers.identify(issuer.token(claims(), key=rsa.generate_private_key(65537, 2048)))
-    with pytest.raises(Unauthenticated, match="does not publish"):
+    with pytest.raises(Unauthenticated, match="not signed with a key that"):
         await callers.identify(issuer.token(claims(), kid="k9"))
-    with pytest.raises(Unauthenticated, match="signature"):
+    with pytest.raises(Unauthenticated, match="not signed with a key that"):
         await callers.identify(good[:-8] + ("A" * 8))
+
+
+async def test_tokens_without_a_key_id(issuer: FakeIssuer, callers: OidcCallers) -> None:
+    """They are signed with the only key that there is, and a new one is noticed by its signature."""
+    issuer.rotate(None)
+    old = issuer.token(claims())
+    assert (await callers.identify(old))[0].role is Role.USER
+    issuer.rotate(None)
+    new = issuer.token(claims())
+    with pytest.raises(Unauthenticated):
+        await callers.identify(new)
+    CLOCK.now += DISTANCE
+    assert (await callers.identify(new))[0].role is Role.USER
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            await callers.identify(old)
+    assert issuer.asked == [CONFIGURATION, KEYS] * 2
 
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "ä.ö.ü", "e30.e30.", "..", "eyJhbGciOiJSUzI1NiJ9.W10.AA"])

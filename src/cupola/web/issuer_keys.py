@@ -75,6 +75,13 @@ class IssuerKeys:
             found = self._known(key_id)
         return found
 
+    async def successor(self, key: Key) -> Key | None:
+        """The only key that the issuer publishes now instead of `key`: a token without key id tells of no change."""
+        if self._fetching is not None or self._may_ask():
+            await self._shared_fetch()
+        found = self._known(None)
+        return found if found is not key else None
+
     async def aclose(self) -> None:
         """Breaks off a fetch that is under way."""
         if self._fetching is not None:

@@ -20,7 +20,7 @@ import structlog
 from cupola.errors import Forbidden, IssuerUnavailable, SetupError, Unauthenticated
 from cupola.identity import Caller, Role
 from cupola.issuers import Issuer
-from cupola.web.issuer_keys import Fetch, IssuerKeys, NotAnIssuer, fetch
+from cupola.web.issuer_keys import Fetch, IssuerKeys, Key, NotAnIssuer, fetch
 
 log = structlog.get_logger()
 
@@ -99,14 +99,12 @@ class OidcCallers:
         if not isinstance(key_id, str | None):
             raise Unauthenticated("The token's key id ('kid') is not a string.")
         key = await self._keys.find(key_id)
-        if key is None or key.algorithm != algorithm:
-            raise Unauthenticated(f"The token is signed with a key that {self.issuer.name} does not publish.")
-        try:
-            claims: Mapping[str, Any] = jwt.decode(
-                token, key.public, algorithms=[key.algorithm], options=_SIGNATURE_ONLY
-            )
-        except jwt.InvalidTokenError as error:
-            raise Unauthenticated(f"The token's signature is not that of {self.issuer.name}.") from error
+        claims = None if key is None else _signed(token, algorithm, key)
+        if claims is None and key_id is None and key is not None:
+            key = await self._keys.successor(key)
+            claims = None if key is None else _signed(token, algorithm, key)
+        if claims is None:
+            raise Unauthenticated(f"The token is not signed with a key that {self.issuer.name} publishes.")
         return claims
 
     def _check(self, claims: Mapping[str, Any]) -> None:
@@ -143,6 +141,17 @@ class OidcCallers:
             )
         delegate = not _DELEGATES.isdisjoint(values)
         return Caller(principal, self._user_key(principal), role, issuer=self.issuer.name, delegate=delegate)
+
+
+def _signed(token: str, algorithm: str, key: Key) -> Mapping[str, Any] | None:
+    """What a token says, if it is signed with that key."""
+    if algorithm != key.algorithm:
+        return None
+    try:
+        claims: Mapping[str, Any] = jwt.decode(token, key.public, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
+    except jwt.InvalidTokenError:
+        return None
+    return claims
 
 
 def _is_time(value: object) -> TypeGuard[float]:
