@@ -15,7 +15,7 @@ from tests.support import platform as support
 from tests.support.agents import ECHO
 from tests.support.platform import PlatformUnderTest, open_platform
 
-TOKENLESS = {"/cupola/health"}
+TOKENLESS = {"/cupola/health", "/openapi.json"}
 """The only paths that need no token; a further one is a decision, and belongs in SECURITY.md."""
 
 

@@ -24,6 +24,8 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -41,6 +43,7 @@ from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
 from cupola.installation import Installation, Layout, Running
 from cupola.issuers import read_issuer
+from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
@@ -122,8 +125,10 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
+        self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
-        self._resolver = Resolver(store, self.sandboxes, self.versions, self._users, patience=_VERSION_PATIENCE)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users)
+        self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         self.routes = routes.client_routes(self._handlers(tokens, layout))
@@ -135,10 +140,12 @@ class Platform:
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
+            sessions=self._sessions,
             responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
             health=Health(self._store, self.sandboxes),
+            openapi=OpenApi(),
         )
 
     async def begin(self) -> None:
@@ -157,12 +164,14 @@ class Platform:
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.break_off()
         await self._close_connections()
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._close_connections()
 

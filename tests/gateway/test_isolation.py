@@ -16,6 +16,7 @@ from tests.support.agents import echo
 from tests.support.platform import OPENAI, PROJECT, Answer, Caller, PlatformUnderTest, open_platform
 
 AGENT = f"{PROJECT}/agents/a1"
+SESSIONS = f"{AGENT}/endpoint/sessions"
 INVOCATIONS = f"{AGENT}/endpoint/protocols/invocations"
 PROJECT_OPENAI = f"{PROJECT}/openai/v1"
 KEY, OLDER_KEY, DELEGATED = "x-ms-user-isolation-key", "x-session-isolation-key", "x-ms-user-identity"
@@ -101,6 +102,9 @@ async def test_another_caller_sees_nothing(watched: Watched) -> None:
         assert (foreign.status, foreign.error["code"]) == (403, "session_not_accessible")
     for method, path in (
         ("POST", f"{INVOCATIONS}?agent_session_id={session}"),
+        ("GET", f"{SESSIONS}/{session}"),
+        ("POST", f"{SESSIONS}/{session}:stop"),
+        ("DELETE", f"{SESSIONS}/{session}"),
         ("GET", f"{INVOCATIONS}/docs/openapi.json?agent_session_id={session}"),
         ("GET", f"{INVOCATIONS}/{invocation}?agent_session_id={session}"),
         ("POST", f"{INVOCATIONS}/{invocation}/cancel?agent_session_id={session}"),
@@ -110,6 +114,7 @@ async def test_another_caller_sees_nothing(watched: Watched) -> None:
         refused = await bob(method, path, {} if method == "POST" else None)
         assert refused.status in (403, 404), (method, path, refused.body)
         assert refused.error["code"] in ("session_not_accessible", "not_found")
+    assert (await bob("GET", SESSIONS)).json()["data"] == []
     assert watched.asked == [], "a container has seen a request of a stranger"
     assert (await ann("GET", f"{OPENAI}/responses/{response_id}")).status == 200
     items = (await ann("GET", f"{OPENAI}/conversations/{conversation}/items?order=asc")).json()["data"]
@@ -206,6 +211,37 @@ async def test_a_missing_or_malformed_key_is_named(watched: Watched, headers: di
             assert (refused.status, refused.error["param"]) == (400, KEY), refused.body
             assert "256" in refused.error["message"]
     assert watched.asked == []
+
+
+async def test_sessions_of_an_agent_that_parts_by_header(watched: Watched) -> None:
+    """An app sees those of the user it names; an operator looks after all of them without being one of them."""
+    await watched.part_by(BY_HEADER)
+    app, operator = watched.platform.caller("app", Role.USER), watched.platform.call
+    made = await app("POST", SESSIONS, {}, headers={OLDER_KEY: "ann"})
+    assert made.status == 201, made.body
+    session = made.json()["agent_session_id"]
+
+    async def seen(call: Caller, **headers: str) -> list[str]:
+        listed = await call("GET", SESSIONS, headers={name.replace("_", "-"): v for name, v in headers.items()})
+        return [one["agent_session_id"] for one in listed.json()["data"]]
+
+    assert await seen(app, x_ms_user_isolation_key="ann") == [session]
+    assert await seen(app, x_ms_user_isolation_key="bob") == []
+    assert await seen(operator) == [session]
+    assert await seen(operator, x_ms_user_isolation_key="bob") == []
+    foreign = await operator("GET", f"{SESSIONS}/{session}", headers={KEY: "bob"})
+    assert (foreign.status, foreign.error["code"]) == (403, "session_not_accessible")
+    for call, method, path in (
+        (app, "GET", SESSIONS),
+        (app, "GET", f"{SESSIONS}/{session}"),
+        (app, "DELETE", f"{SESSIONS}/{session}"),
+        (operator, "POST", SESSIONS),
+        (operator, "POST", SESSIONS + "/"),
+    ):
+        refused = await call(method, path, {} if method == "POST" else None)
+        assert refused.status in (400, 404), (method, path, refused.body)
+        assert refused.error["param"] == KEY
+    assert (await operator("POST", f"{SESSIONS}/{session}:stop")).status == 204
 
 
 async def test_parting_by_header_outlives_a_restart_and_changes_at_once(watched: Watched) -> None:
