@@ -121,11 +121,10 @@ class ForUsers:
 def _named(headers: Iterable[Header]) -> Mapping[str, str]:
     """What the headers about users say. Raises BadRequest for one that is sent twice."""
     found: dict[str, str] = {}
-    for name, value in headers:
-        known = _NAMES.get(name)
-        if known is None:
-            continue
-        if known in found:
-            raise BadRequest(f"The header {known} was sent more than once; send one user.", param=known)
-        found[known] = value.decode("latin-1")
+    for header in headers:
+        if header[0] in _NAMES:
+            known = _NAMES[header[0]]
+            if known in found:
+                raise BadRequest(f"The header {known} was sent more than once; send one user.", param=known)
+            found[known] = header[1].decode("latin-1")
     return found
