@@ -33,6 +33,7 @@ from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.a2a import A2A
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
@@ -41,7 +42,7 @@ from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
-from cupola.installation import Installation, Layout, Running
+from cupola.installation import Installation, Running
 from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
@@ -96,6 +97,7 @@ class Platform:
         layout = installation.layout
         self._store = store
         self._clock = clock
+        self._azure_limits = settings.azure_limits
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -131,19 +133,23 @@ class Platform:
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
-        self.routes = routes.client_routes(self._handlers(tokens, layout))
+        self.routes = routes.client_routes(self._handlers(tokens))
         self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
 
-    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
+    def _handlers(self, tokens: Tokens) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
-        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
+        versions = VersionHandlers(
+            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+        )
+        responses = Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
             sessions=self._sessions,
-            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
+            a2a=A2A(self._store, responses, self._clock),
             health=Health(self._store, self.sandboxes),
             openapi=OpenApi(),
         )

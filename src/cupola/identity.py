@@ -96,36 +96,12 @@ class Isolation(StrEnum):
 
 def isolation_of(endpoint: Mapping[str, Any]) -> Isolation:
     """How an endpoint configuration parts users: by header if any of its schemes says so."""
-    for _, scheme in _schemes(endpoint):
+    schemes = endpoint.get("authorization_schemes")
+    for scheme in schemes if isinstance(schemes, list) else ():
         source = scheme.get("isolation_key_source") if isinstance(scheme, Mapping) else None
         if isinstance(source, Mapping) and source.get("kind") == Isolation.HEADER:
             return Isolation.HEADER
     return Isolation.ENTRA
-
-
-def check_authorization(endpoint: Mapping[str, Any]) -> None:
-    """Raises BadRequest unless the authorization schemes of an endpoint configuration make sense."""
-    if not isinstance(endpoint.get("authorization_schemes"), list | None):
-        raise BadRequest("'authorization_schemes' must be a list.", param="agent_endpoint.authorization_schemes")
-    for param, scheme in _schemes(endpoint):
-        if not isinstance(scheme, Mapping) or not isinstance(scheme.get("type"), str):
-            raise BadRequest(f"'{param}' must be an object with a 'type', such as \"Entra\".", param=param)
-        source = scheme.get("isolation_key_source")
-        if source is None:
-            continue
-        kinds = tuple(kind.value for kind in Isolation)
-        if not isinstance(source, Mapping) or source.get("kind") not in kinds:
-            raise BadRequest(
-                f"'{param}.isolation_key_source' must be an object whose 'kind' is one of {', '.join(kinds)}.",
-                param=f"{param}.isolation_key_source",
-            )
-
-
-def _schemes(endpoint: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    schemes = endpoint.get("authorization_schemes")
-    if not isinstance(schemes, list):
-        return []
-    return [(f"agent_endpoint.authorization_schemes.{index}", scheme) for index, scheme in enumerate(schemes)]
 
 
 def check_name(value: str, what: str) -> str:

@@ -22,6 +22,7 @@ from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
+from cupola.gateway.a2a import A2A
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
@@ -53,6 +54,7 @@ class Handlers:
     responses: Responses
     conversations: Conversations
     invocations: Invocations
+    a2a: A2A
     health: Health
     openapi: OpenApi
 
@@ -64,6 +66,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
+        *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
         call("GET", SESSIONS, to.sessions.list, USE),
         call("POST", SESSIONS, to.sessions.create, USE),
@@ -104,6 +107,19 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
         call("POST", base + "/conversations/{conversation}/items", to.conversations.add_items, USE),
         call("GET", base + "/conversations/{conversation}/items/{item}", to.conversations.get_item, USE),
         call("DELETE", base + "/conversations/{conversation}/items/{item}", to.conversations.delete_item, USE),
+    ]
+
+
+def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
+    return [
+        raw("POST", base, a2a.rpc, USE),
+        call("GET", base + "/agentCard/v0.3", a2a.card, READ),
+        call("GET", base + "/agentCard/v1.0", a2a.card_1_0, READ),
+        call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
+        raw("POST", base + "/v1/message:send", a2a.send_message, USE),
+        raw("POST", base + "/v1/message:stream", a2a.stream_message, USE),
+        raw("GET", base + "/v1/tasks/{task}", a2a.get_task, USE),
+        raw("POST", base + "/v1/tasks/{task}:cancel", a2a.cancel_task, USE),
     ]
 
 
@@ -185,14 +201,26 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-_LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")
+_LATER = (
+    "agents",
+    "agent_optimization_jobs",
+    "connections",
+    "datasets",
+    "deployments",
+    "evaluations",
+    "indexes",
+    "memory_stores",
+    "skills",
+    "toolboxes",
+    "voice_agents",
+)
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
     path = scope["path"]
     parts = path.split("/")
-    if len(parts) > 4 and parts[1] == "api" and (parts[4] in _LATER or "openai" in parts or "agents" in parts):
+    if len(parts) > 4 and parts[1] == "api" and (parts[4].partition(":")[0] in _LATER or "openai" in parts):
         raise NotServed(f"Cupola does not serve {scope['method']} {path} (yet).")
     raise NotFound(
         f"The requested action '{scope['method']} {path}' is not supported: there is no such address. "

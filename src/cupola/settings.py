@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     local_tokens: bool = True
     """Whether tokens of `cupola tokens create` are taken; the owner's own sign-in on this machine always is."""
 
+    azure_limits: bool = False
+    """Refuse definitions that Azure is known to refuse, where Cupola would take more: cpu, memory, protocol `v1`."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 

@@ -13,7 +13,7 @@ import pytest
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from cupola.identity import Role
 from tests.support.agents import echo
-from tests.support.platform import OPENAI, PROJECT, Answer, Caller, PlatformUnderTest, open_platform
+from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, Caller, PlatformUnderTest, open_platform
 
 AGENT = f"{PROJECT}/agents/a1"
 SESSIONS = f"{AGENT}/endpoint/sessions"
@@ -261,12 +261,30 @@ async def test_parting_by_header_outlives_a_restart_and_changes_at_once(watched:
     assert (await watched.ask()).status == 200
 
 
+async def test_an_agent_may_part_by_header_from_its_beginning(watched: Watched) -> None:
+    """Its first request needs the header; what it says about itself to A2A clients is for no user."""
+    platform = watched.platform
+    endpoint = {**BY_HEADER, "protocol_configuration": {"responses": {}, "a2a": {}}}
+    card = {"version": "1", "skills": [{"id": "echo", "name": "Echo"}]}
+    body = {"name": "a3", "definition": DEFINITION, "agent_endpoint": endpoint, "agent_card": card}
+    created = await platform.call("POST", f"{PROJECT}/agents", body)
+    assert created.status == 200, created.body
+    await platform.settled("a3", "1")
+    own = OPENAI.replace("a1", "a3")
+    assert (await watched.ask(base=own)).error["param"] == KEY
+    assert (await watched.ask(base=own, x_ms_user_isolation_key="ann")).status == 200
+    a2a = f"{PROJECT}/agents/a3/endpoint/protocols/a2a"
+    for path in ("agentCard/v0.3", "agentCard/v1.0", ".well-known/agent-card.json"):
+        assert (await platform.call("GET", f"{a2a}/{path}")).status == 200
+    assert (await platform.call("GET", f"{a2a}/v1/tasks/x")).error["param"] == KEY
+
+
 async def test_an_unknown_kind_is_refused(watched: Watched) -> None:
     """And nothing is changed by it."""
     wrong = {"authorization_schemes": [{"type": "Entra", "isolation_key_source": {"kind": "Cookie"}}]}
     refused = await watched.platform.call("PATCH", AGENT, {"agent_endpoint": wrong})
     assert refused.status == 400
-    assert refused.error["param"] == "agent_endpoint.authorization_schemes.0.isolation_key_source"
+    assert refused.error["param"] == "agent_endpoint.authorization_schemes.0.isolation_key_source.kind"
     assert (await watched.ask()).status == 200
 
 

@@ -23,6 +23,8 @@ ISOLATION_KEY = "x-ms-user-isolation-key"
 OLDER_ISOLATION_KEY = "x-session-isolation-key"
 _NAMES: Mapping[bytes, str] = {name.encode(): name for name in (DELEGATED, ISOLATION_KEY, OLDER_ISOLATION_KEY)}
 _SESSIONS = "endpoint/sessions"
+_CARDS = ("endpoint/protocols/a2a/agentCard/", "endpoint/protocols/a2a/.well-known/")
+"""What an agent says about itself is for no user."""
 
 Header = tuple[bytes, bytes]
 
@@ -112,6 +114,8 @@ class ForUsers:
         if parts[4] == "openai":
             return self._users.of_project(caller, scope["headers"])
         if parts[4] != "agents" or len(parts) < 7 or parts[6].partition("/")[0] != "endpoint":
+            return caller
+        if parts[6].startswith(_CARDS):
             return caller
         creates = scope.get("method") == "POST" and parts[6].rstrip("/") == _SESSIONS
         looks_after = parts[6].startswith(_SESSIONS) and not creates
