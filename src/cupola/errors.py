@@ -14,6 +14,7 @@
     ├── SandboxLost          the sandbox went away, or spoke no HTTP, while it served a request
     ├── StartFailed          a sandbox could not be made: phase, code, exit code
     ├── DriverUnavailable    the place where sandboxes run cannot be used
+    ├── IssuerUnavailable    the issuer of callers' tokens cannot be asked for its keys
     └── SetupError           the platform cannot start here (port, state directory, database)
 
 `code` is what stands in Foundry's envelope (`error.code`); `web/errors.py` holds the one table that turns
@@ -128,6 +129,10 @@ class StartFailed(CupolaError):
 
 class DriverUnavailable(CupolaError):
     code = "driver_unavailable"
+
+
+class IssuerUnavailable(CupolaError):
+    code = "issuer_unavailable"
 
 
 class SetupError(CupolaError):

@@ -27,7 +27,7 @@ from cupola.gateway.a2a import A2A
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
-from cupola.identity import Caller, Role
+from cupola.identity import Caller, Role, UserFrom
 
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
@@ -152,14 +152,22 @@ def token_routes(tokens: ClientTokens | SandboxTokens) -> list[BaseRoute]:
     return [call("GET", "/msi/token", tokens.get)]
 
 
-def call(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
+class Needing(Route):
+    """A route that can say which role it needs; None is for the open ones, and for those of sandboxes."""
+
+    def __init__(self, path: str, endpoint: Any, method: str, needs: Role | None) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self.needs = needs
+
+
+def call(method: str, path: str, handler: Any, needs: Role | None = None) -> Needing:
     """A handler of a request that returns a reply, for callers with the role that it needs."""
-    return Route(path, handler if needs is None else _checked(handler, needs), methods=[method])
+    return Needing(path, handler if needs is None else _checked(handler, needs), method, needs)
 
 
-def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
+def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> Needing:
     """A handler that speaks ASGI itself, since it streams."""
-    return Route(path, _Raw(handler, needs), methods=[method])
+    return Needing(path, _Raw(handler, needs), method, needs)
 
 
 def _checked(
@@ -176,9 +184,19 @@ def require(caller: Caller, needs: Role) -> None:
     """Raises Forbidden unless the caller's role covers what is needed."""
     if not caller.role.covers(needs):
         raise Forbidden(
-            f"'{caller.principal}' has the role '{caller.role}', and this needs '{needs}'. "
-            f"An operator can make a token with more: cupola tokens create --role {needs}."
+            f"'{caller.principal}' has the role '{caller.role}'{_acting(caller)}, and this needs '{needs}'. "
+            + _how_to_get(needs, caller)
         )
+
+
+def _acting(caller: Caller) -> str:
+    return "" if caller.user_from is UserFrom.TOKEN else f" while it acts for a user ({caller.user_from})"
+
+
+def _how_to_get(needs: Role, caller: Caller) -> str:
+    if caller.issuer is None:
+        return f"An operator can make a token with more: cupola tokens create --role {needs}."
+    return f"Let an administrator of {caller.issuer} assign Cupola.{needs.title()}, or its operator set oidc_roles."
 
 
 class _Raw:

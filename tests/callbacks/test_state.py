@@ -48,9 +48,9 @@ class Stores:
 
     def serving(self, user: str | None) -> Stores:
         """The same sandbox in a call of another user, or in none."""
-        headers = (
-            {} if user is None else {"x-agent-foundry-call-id": self.platform.tokens.call_id(Call(user, "a1", "s"))}
-        )
+        (live,) = self.platform.platform.sandboxes.live
+        call = None if user is None else Call(user, "a1", live.row.session_id)
+        headers = {} if call is None else {"x-agent-foundry-call-id": self.platform.tokens.call_id(call)}
         return replace(self, headers=headers)
 
 

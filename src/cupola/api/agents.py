@@ -36,11 +36,13 @@ class Agents:
         versions: Versions,
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
+        on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
     ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
         self._on_enabled = on_enabled
+        self._on_endpoint = on_endpoint
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -70,7 +72,7 @@ class Agents:
         new = await self._versions.read_new(request)
         name = _name_of(new.body, request)
         await self._versions.make(project, name, new, agent_exists=False)
-        return await self._shown(project, name)
+        return await self._changed(project, name)
 
     async def update(self, request: Request) -> Response:
         """`POST /agents/{name}`: a new version of an agent that exists, answered with the agent."""
@@ -79,7 +81,7 @@ class Agents:
         agent, _ = await self._load(request)
         new = await self._versions.read_new(request)
         await self._versions.make(agent.project, agent.name, new, agent_exists=True)
-        return await self._shown(agent.project, agent.name)
+        return await self._changed(agent.project, agent.name)
 
     async def configure(self, request: Request) -> Response:
         """`PATCH /agents/{name}`: endpoint and card by merge patch (RFC 7396)."""
@@ -94,7 +96,7 @@ class Agents:
             rows.put_agent(conn, configured(agent, body, versions))
 
         await self._store.write(change)
-        return await self._shown(project, name)
+        return await self._changed(project, name)
 
     async def enable(self, request: Request) -> Response:
         return await self._set_enabled(request, True)
@@ -127,6 +129,7 @@ class Agents:
             if not versions:
                 break
         self._on_enabled(agent.project, agent.name, True)  # of its name: the next agent to have it starts afresh
+        self._on_endpoint(agent.project, agent.name, {})
         return json_reply({"object": "agent.deleted", "name": agent.name, "deleted": True})
 
     async def _load(self, request: Request) -> tuple[Agent, AgentVersion | None]:
@@ -142,8 +145,10 @@ class Agents:
             raise no_agent(project, name)
         return agent, latest
 
-    async def _shown(self, project: str, name: str) -> Response:
+    async def _changed(self, project: str, name: str) -> Response:
+        """The agent after a change, told to who keeps its endpoint in mind."""
         agent, latest = await self._read(project, name)
+        self._on_endpoint(project, name, agent.endpoint)
         return json_reply(show_agent(agent, latest))
 
     async def _set_enabled(self, request: Request, enabled: bool) -> Response:

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cupola import ids, state
-from cupola.callbacks.calls import CALL_ID, sandbox_of, user_of_call
+from cupola.callbacks.owner import CALL_ID, sandbox_of, user_of_call
 from cupola.errors import BadRequest, Conflict, Forbidden, NotFound
 from cupola.state import StateItem, StateItemRef, StateStore
 from cupola.store import Page, Store

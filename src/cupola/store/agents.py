@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +70,12 @@ def disabled_agents(conn: Connection) -> list[tuple[str, str]]:
     """Project and name of every agent whose endpoint rejects requests."""
     question = select(agents.c.project, agents.c.name).where(agents.c.enabled.is_(False))
     return [(project, name) for project, name in conn.execute(question)]
+
+
+def endpoints(conn: Connection) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Project, name and endpoint configuration of every agent."""
+    question = select(agents.c.project, agents.c.name, agents.c.endpoint)
+    return [(project, name, endpoint) for project, name, endpoint in conn.execute(question)]
 
 
 def get_version(conn: Connection, project: str, agent: str, version: str) -> AgentVersion | None:

@@ -36,6 +36,7 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.NotServed: 501,
     errors.SandboxLost: 502,
     errors.DriverUnavailable: 503,
+    errors.IssuerUnavailable: 503,
     errors.SetupError: 503,
 }
 
