@@ -31,13 +31,16 @@ from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.activity import Activities
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
+from cupola.gateway.passage import Passage
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
+from cupola.gateway.websocket import Limits, WebSockets
 from cupola.installation import Installation, Layout, Running
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
@@ -84,6 +87,7 @@ class Platform:
         tokens: Tokens,
         find: Finders,
         clock: Callable[[], float] = time.time,
+        sockets: Limits | None = None,
     ) -> None:
         layout = installation.layout
         self._store = store
@@ -118,19 +122,24 @@ class Platform:
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
         self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
+        self.socket_limits = sockets or Limits()
+        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock)
+        self._sockets = WebSockets(self._resolver, carrier, self.sandboxes, self.socket_limits, clock)
         self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
+            ClientAuth(_router(routes.client_routes(self._handlers(carrier, layout))), tokens, routes.OPEN)
         )
 
-    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
-        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
+    def _handlers(self, carrier: Carrier, layout: Layout) -> routes.Handlers:
+        passage = Passage(self._resolver, carrier)
         versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
             responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
             conversations=Conversations(self._store, self._clock),
-            invocations=Invocations(self._resolver, carrier),
+            invocations=Invocations(self._store, passage, self._clock),
+            sockets=self._sockets,
+            activities=Activities(passage),
             health=Health(self._store, self.sandboxes),
         )
 
@@ -143,6 +152,10 @@ class Platform:
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
 
+    async def drain(self) -> None:
+        """Takes leave of those who would stay connected for ever; while the listeners still carry it."""
+        await self._sockets.drain()
+
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
@@ -151,6 +164,7 @@ class Platform:
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
+        await self.drain()
         await self.versions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._upstream.aclose()
@@ -217,7 +231,11 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         for loop in (platform.reaper.run(), platform.orphans.run()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
-        clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))
+        clients = await _listening(
+            stack,
+            Listener(platform.clients, clients_socket, certificate, message_limit=platform.socket_limits.message),
+        )
+        stack.push_async_callback(platform.drain)
         sign_in = _edge(_router(routes.token_routes(ClientTokens(tokens, installation.identity_header))))
         sign_in_socket = ports.bind("sign-in", "127.0.0.1", min(settings.port + 1, 65535))
         identity = await _listening(stack, Listener(sign_in, sign_in_socket))
