@@ -394,6 +394,18 @@ async def _close_caller(end: End, send: Send, patience: float) -> None:
 
 async def _close_container(end: End, container: ClientConnection, patience: float) -> None:
     if end.to_container:
-        with suppress(TimeoutError):  # neither does a container; its connection is aborted
-            async with asyncio.timeout(patience):
-                await container.close(end.code, end.reason)
+        discarding = asyncio.create_task(_discard(container))
+        try:
+            with suppress(TimeoutError):  # neither does a container; its connection is aborted
+                async with asyncio.timeout(patience):
+                    await container.close(end.code, end.reason)
+        finally:
+            discarding.cancel()
+            await asyncio.gather(discarding, return_exceptions=True)
+
+
+async def _discard(container: ClientConnection) -> None:
+    """Reads on, since the answer to a close frame comes after whatever the container still says."""
+    with suppress(ConnectionClosed):
+        while True:
+            await container.recv()
