@@ -211,10 +211,16 @@ async def test_a_slow_reader_slows_the_writer_down(tmp_path: Path) -> None:
             sent += 1
 
     async with listening(tmp_path, Agent(pour)) as net, net.connect(max_queue=1) as socket:
-        settled = -1
-        while settled != sent:  # until a while passes in which nothing more is written
-            settled = sent
-            await asyncio.sleep(0.3)
+        loop = asyncio.get_running_loop()
+        seen, since = 0, loop.time()
+
+        def settled() -> bool:
+            nonlocal seen, since
+            if sent != seen:
+                seen, since = sent, loop.time()
+            return sent > 0 and loop.time() - since > 0.3
+
+        await wait_until(settled, PATIENCE)
         assert sent < 50
         assert len([message async for message in socket]) == 200
 
