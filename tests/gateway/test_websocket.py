@@ -392,7 +392,8 @@ def answering(status: int, body: bytes = b"", content_type: str = "text/plain") 
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "word"), [(404, "not_found", "no handler"), (403, "upgrade_refused", "403"), (500, None, "500")]
+    ("status", "code", "word"),
+    [(404, "not_found", "no handler"), (403, "upgrade_refused", "Without a handler"), (500, None, "500")],
 )
 async def test_a_container_that_refuses(tmp_path: Path, status: int, code: str | None, word: str) -> None:
     """Its status, in our envelope where it has none; nobody counts it as open."""
@@ -486,6 +487,44 @@ async def test_a_sleeping_session_is_resumed(tmp_path: Path) -> None:
             await socket.send("x")
             assert await socket.recv() == "x"
         assert platform.place.starts["s1"] == 2
+
+
+def slow_to_accept(released: asyncio.Event) -> Agent:
+    async def wait(socket: ServerConnection, request: Request) -> None:
+        await released.wait()
+
+    return Agent(repeat, {"process_request": wait})
+
+
+async def test_a_caller_who_leaves_before_he_is_in(tmp_path: Path) -> None:
+    """The container accepts and hears at once that he went away; nobody counts him."""
+    released = asyncio.Event()
+    agent = slow_to_accept(released)
+    async with listening(tmp_path, agent) as net:
+        connecting = asyncio.ensure_future(net.connect("agent_session_id=s1").__aenter__())
+        await wait_until(lambda: any(live.open_requests for live in net.platform.platform.sandboxes.live), PATIENCE)
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        released.set()
+        await wait_until(lambda: bool(agent.ends))
+        assert agent.ends[0][0] == 1001
+        live = net.platform.platform.sandboxes.live_of(("demo", "a1", "s1"))
+        assert live is not None
+        await wait_until(lambda: live.open_requests == 0)
+
+
+async def test_a_caller_who_gets_in_while_the_platform_stops(tmp_path: Path) -> None:
+    """The container accepted too late: both are told 1001."""
+    released = asyncio.Event()
+    agent = slow_to_accept(released)
+    async with listening(tmp_path, agent) as net:
+        connecting = asyncio.ensure_future(net.connect("agent_session_id=s1").__aenter__())
+        await wait_until(lambda: any(live.open_requests for live in net.platform.platform.sandboxes.live), PATIENCE)
+        await net.platform.platform.drain()
+        released.set()
+        assert await closing(await connecting) == (1001, "The platform is stopping.")
+        await wait_until(lambda: bool(agent.ends))
+        assert agent.ends[0][0] == 1001
 
 
 async def test_many_at_once_and_the_platform_stops(tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ async def test_the_adapters_way_of_closing(platform: Platform, agents: Deploymen
 
 
 async def test_an_adapter_without_a_handler(platform: Platform, agents: Deployments) -> None:
-    """Its 404 reaches the caller as a reply of HTTP, in an envelope."""
+    """What it answers then (docs/wire-notes.md) reaches the caller as a reply of HTTP, in an envelope."""
     status, error = await refusal(socket_to(platform, agents.invocations("stable", bare=True)))
-    assert (status, error["code"]) == (404, "not_found")
-    assert "no handler" in error["message"]
+    assert (status, error["code"]) == (403, "upgrade_refused")
+    assert "Without a handler for /invocations_ws" in error["message"]
 
 
 async def test_a_message_that_is_too_long(platform: Platform, agents: Deployments) -> None:

@@ -285,16 +285,23 @@ async def _refuse(reply: Response, scope: Scope, send: Send) -> None:
     """The container's own answer to the upgrade, in the envelope that the caller's SDK reads."""
     status, body = reply.status_code, bytes(reply.body or b"")
     if not _is_envelope(body):
-        if status == 404:
-            code, message = "not_found", "The agent's container has no handler for WebSockets (/invocations_ws)."
-        else:
-            code, message = "upgrade_refused", f"The agent's container refused the WebSocket with status {status}."
+        code, message = _meaning(status)
         body = orjson.dumps(envelope_of(status, code, message, scope["cupola.request_id"]))
     log.info("the agent refused a websocket", status=status, session=scope["cupola.session_id"])
     session = scope["cupola.session_id"].encode()
     headers = [(b"content-type", b"application/json"), (b"x-agent-session-id", session)]
     with suppress(OSError):
         await refuse(scope, send, status, headers, body)
+
+
+def _meaning(status: int) -> tuple[str, str]:
+    """What a container says with a status and nothing else."""
+    if status == 404:
+        return "not_found", "The agent's container has no handler for WebSockets (/invocations_ws)."
+    message = f"The agent's container refused the WebSocket with status {status}."
+    if status == 403:
+        message += " Without a handler for /invocations_ws the official adapter does that, too."
+    return "upgrade_refused", message
 
 
 def _is_envelope(body: bytes) -> bool:
