@@ -20,6 +20,19 @@ from tests.support.waiting import wait_until
 BASE = f"{PROJECT}/agents/a1/endpoint/protocols/invocations"
 
 
+async def later(sandbox: FakeSandbox, request: Request) -> Reply:
+    """An asynchronous agent: 202 with headers of its own."""
+    return Reply(202, {"content-type": "application/json", "retry-after": "3"}, b'{"status":"running"}')
+
+
+@pytest.fixture
+async def patient(tmp_path: Path) -> AsyncIterator[PlatformUnderTest]:
+    """A platform whose agent answers 202."""
+    async with open_platform(tmp_path, Behaviour(handler=later)) as platform:
+        await platform.create_version()
+        yield platform
+
+
 def asked_of(platform: PlatformUnderTest) -> list[Request]:
     """What the sandboxes were asked, but for their readiness."""
     return [
@@ -126,31 +139,63 @@ async def test_ids_of_callers_are_not_believed(platform: PlatformUnderTest) -> N
     assert asked_of(platform)[-1].headers["x-agent-invocation-id"] == given
 
 
-async def test_a_restart_forgets_no_invocation(platform: PlatformUnderTest) -> None:
+async def test_a_restart_forgets_no_invocation(patient: PlatformUnderTest) -> None:
     """The id finds its session in the next process, and the caller is still told apart."""
+    begun = await patient.call("POST", f"{BASE}?agent_session_id=s1", {})
+    path = f"{BASE}/{begun.headers['x-agent-invocation-id']}"
+    await patient.restart()
+    polled = await patient.call("GET", path)
+    assert (polled.status, polled.headers["x-agent-session-id"]) == (202, "s1")
+    assert (await patient.caller("other")("GET", path)).status == 404
+
+
+async def test_a_restart_forgets_no_stream(tmp_path: Path) -> None:
+    """What is still speaking when its head goes out is kept as well: it can be cancelled."""
+    gate, speaking = asyncio.Event(), asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"one"
+        await gate.wait()
+
+    async def stream(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(200, {}, pieces() if request.path.startswith("/invocations?") else b"")
+
+    async with open_platform(tmp_path, Behaviour(handler=stream)) as platform:
+        await platform.create_version()
+        asking = asyncio.create_task(platform.call("POST", BASE, {}, on_chunk=speaking))
+        await speaking.wait()
+        gate.set()
+        begun = await asking
+        await platform.restart()
+        cancelled = await platform.call("POST", f"{BASE}/{begun.headers['x-agent-invocation-id']}/cancel")
+        assert cancelled.status == 200
+        assert cancelled.headers["x-agent-session-id"] == begun.headers["x-agent-session-id"]
+
+
+async def test_whole_answers_are_not_stored(platform: PlatformUnderTest) -> None:
+    """They end their invocation: after a restart its session has to be named."""
     await platform.create_version()
     begun = await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
     path = f"{BASE}/{begun.headers['x-agent-invocation-id']}"
+    assert (await platform.call("GET", path)).status == 200
     await platform.restart()
-    polled = await platform.call("GET", path)
-    assert (polled.status, polled.headers["x-agent-session-id"]) == (200, "s1")
-    assert (await platform.caller("other")("GET", path)).status == 404
+    assert (await platform.call("GET", path)).error["param"] == "agent_session_id"
+    assert (await platform.call("GET", f"{path}?agent_session_id=s1")).status == 200
 
 
-async def test_an_id_is_stored_before_it_is_told(platform: PlatformUnderTest) -> None:
+async def test_an_id_is_stored_before_it_is_told(patient: PlatformUnderTest) -> None:
     """However quickly the container answers, the caller waits for the store."""
-    await platform.create_version()
-    await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
-    before = len(asked_of(platform))
+    await patient.call("POST", f"{BASE}?agent_session_id=s1", {})
+    before = len(asked_of(patient))
     gate = threading.Event()
-    holding = asyncio.ensure_future(platform.store.write(lambda conn: gate.wait(10)))
-    asking = asyncio.create_task(platform.call("POST", f"{BASE}?agent_session_id=s1", {}))
-    await wait_until(lambda: len(asked_of(platform)) > before)
+    holding = asyncio.ensure_future(patient.store.write(lambda conn: gate.wait(10)))
+    asking = asyncio.create_task(patient.call("POST", f"{BASE}?agent_session_id=s1", {}))
+    await wait_until(lambda: len(asked_of(patient)) > before)
     done, _ = await asyncio.wait([asking], timeout=0.2)
     assert not done
     gate.set()
     assert await holding
-    assert (await asking).status == 200
+    assert (await asking).status == 202
 
 
 async def test_polling_wakes_a_session(platform: PlatformUnderTest) -> None:
@@ -180,19 +225,18 @@ async def test_polling_begins_no_session(platform: PlatformUnderTest) -> None:
     assert platform.place.starts["s1"] == 1
 
 
-async def test_old_invocations_are_forgotten(platform: PlatformUnderTest) -> None:
+async def test_old_invocations_are_forgotten(patient: PlatformUnderTest) -> None:
     """After thirty days, when the next one is made."""
-    await platform.create_version()
-    begun = await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
+    begun = await patient.call("POST", f"{BASE}?agent_session_id=s1", {})
     path = f"{BASE}/{begun.headers['x-agent-invocation-id']}"
-    platform.clock.now += KEPT_SECONDS - 1
-    await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
-    await platform.restart()
-    assert (await platform.call("GET", path)).status == 200
-    platform.clock.now += 2
-    await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
-    await platform.restart()
-    assert (await platform.call("GET", path)).status == 404
+    patient.clock.now += KEPT_SECONDS - 1
+    await patient.call("POST", f"{BASE}?agent_session_id=s1", {})
+    await patient.restart()
+    assert (await patient.call("GET", path)).status == 202
+    patient.clock.now += 2
+    await patient.call("POST", f"{BASE}?agent_session_id=s1", {})
+    await patient.restart()
+    assert (await patient.call("GET", path)).status == 404
 
 
 @pytest.mark.parametrize("status", [404, 501])
@@ -221,19 +265,13 @@ async def test_an_invocation_of_another_agent(platform: PlatformUnderTest) -> No
     assert (await platform.call("GET", elsewhere)).status == 404
 
 
-async def test_the_agents_status_passes(tmp_path: Path) -> None:
-    """202 with its own headers, as asynchronous invocations answer."""
-
-    async def later(sandbox: FakeSandbox, request: Request) -> Reply:
-        return Reply(202, {"content-type": "application/json", "retry-after": "3"}, b'{"status":"running"}')
-
-    async with open_platform(tmp_path, Behaviour(handler=later)) as platform:
-        await platform.create_version()
-        answer = await platform.call("POST", BASE, {})
-        assert (answer.status, answer.json()) == (202, {"status": "running"})
-        assert answer.headers["retry-after"] == "3"
-        polled = await platform.call("GET", f"{BASE}/{answer.headers['x-agent-invocation-id']}")
-        assert (polled.status, polled.headers["retry-after"]) == (202, "3")
+async def test_the_agents_status_passes(patient: PlatformUnderTest) -> None:
+    """202 with its own headers, as asynchronous invocations answer, also when they are polled."""
+    answer = await patient.call("POST", BASE, {})
+    assert (answer.status, answer.json()) == (202, {"status": "running"})
+    assert answer.headers["retry-after"] == "3"
+    polled = await patient.call("GET", f"{BASE}/{answer.headers['x-agent-invocation-id']}")
+    assert (polled.status, polled.headers["retry-after"]) == (202, "3")
 
 
 async def test_replies_stream(tmp_path: Path) -> None:

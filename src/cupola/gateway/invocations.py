@@ -1,13 +1,12 @@
 """The invocations protocol: any body, any reply, one session per `agent_session_id` in the query.
 
 Every invocation gets its id from the platform. Which session serves it and who made it is kept, so that polling needs
-nothing but the id, and nobody polls or cancels what another caller began (control-plane.md §2.8,
-container-contract.md §3.3).
+nothing but the id, and nobody polls or cancels what another caller began: in the store while it goes on after its
+reply's head, else among the latest in memory (control-plane.md §2.8, container-contract.md §3.3).
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from urllib.parse import quote
 from starlette.types import Message, Receive, Scope, Send
 
 from cupola.errors import NotFound
-from cupola.gateway.headers import Header
+from cupola.gateway.headers import Header, find
 from cupola.gateway.passage import Passage, session_of
 from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
@@ -28,6 +27,9 @@ from cupola.store import sessions as session_rows
 
 KEPT_SECONDS = LIFETIME
 """How long an invocation can be polled by its id alone: as long as a session lives that nobody uses."""
+
+ACCEPTED = 202
+"""The status of an asynchronous invocation."""
 
 _BETWEEN_SWEEPS = 3600.0
 _REMEMBERED = 10_000
@@ -49,23 +51,23 @@ class Invocations:
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST invocations`."""
         invocation_id = new_invocation_id()
-        kept: asyncio.Future[None] | None = None
+        began: Invocation | None = None
 
         def begin(live: LiveSandbox) -> None:
-            nonlocal kept
-            kept = asyncio.ensure_future(self._keep(scope, invocation_id, live))
+            nonlocal began
+            began = self._remember(scope, invocation_id, live)
 
-        async def when_kept(message: Message) -> None:
-            """Whoever knows the id can poll, also after a crash: it is stored while the container works."""
-            if kept is not None:
-                await kept
+        async def keeping(message: Message) -> None:
+            """Whoever is told the id of what goes on can poll, also after a crash: it is stored before."""
+            if began is not None and message["type"] == "http.response.start" and _goes_on(message):
+                await self._keep(began)
             await send(message)
 
         named = _named(invocation_id)
         await self._passage.take(
             scope,
             receive,
-            when_kept,
+            keeping,
             protocol=_PROTOCOL,
             path="/invocations",
             session_id=session_of(scope),
@@ -129,18 +131,29 @@ class Invocations:
                 param="agent_session_id",
             )
 
-    async def _keep(self, scope: Scope, invocation_id: str, live: LiveSandbox) -> None:
-        now = self._clock()
+    def _remember(self, scope: Scope, invocation_id: str, live: LiveSandbox) -> Invocation:
         project, agent = _agent_of(scope)
         user = scope["cupola.caller"].user
-        invocation = Invocation(project, agent, invocation_id, live.row.session_id, user, now)
+        invocation = Invocation(project, agent, invocation_id, live.row.session_id, user, self._clock())
         self._recent[(project, agent, invocation_id)] = invocation
         if len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
-        if now - self._swept >= _BETWEEN_SWEEPS:
-            self._swept = now
-            self._store.write_later(partial(rows.delete_invocations, before=now - KEPT_SECONDS))
+        return invocation
+
+    async def _keep(self, invocation: Invocation) -> None:
+        """Stores it, and now and then forgets what is too old."""
+        if invocation.created_at - self._swept >= _BETWEEN_SWEEPS:
+            self._swept = invocation.created_at
+            self._store.write_later(partial(rows.delete_invocations, before=invocation.created_at - KEPT_SECONDS))
         await self._store.write(lambda conn: rows.put_invocation(conn, invocation))
+
+
+def _goes_on(head: Message) -> bool:
+    """Whether something is left to poll or to cancel: the agent has accepted only (202), or is still speaking.
+
+    A whole answer ends its invocation. Storing that as well would double the time of a short call.
+    """
+    return head["status"] == ACCEPTED or find(head["headers"], b"content-length") is None
 
 
 def _agent_of(scope: Scope) -> tuple[str, str]:
