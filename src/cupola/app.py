@@ -24,6 +24,8 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -42,6 +44,7 @@ from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
 from cupola.gateway.websocket import Limits, WebSockets
 from cupola.installation import Installation, Layout, Running
+from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
@@ -121,13 +124,14 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
-        self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
+        self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
+        self._resolver = Resolver(store, self.sandboxes, self._choice)
+        self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self.socket_limits = sockets or Limits()
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock)
         self._sockets = WebSockets(self._resolver, carrier, self.sandboxes, self.socket_limits, clock)
-        self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(carrier, layout))), tokens, routes.OPEN)
-        )
+        self.routes = routes.client_routes(self._handlers(carrier, layout))
+        self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
 
     def _handlers(self, carrier: Carrier, layout: Layout) -> routes.Handlers:
         passage = Passage(self._resolver, carrier)
@@ -135,12 +139,14 @@ class Platform:
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
+            sessions=self._sessions,
             responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
             health=Health(self._store, self.sandboxes),
+            openapi=OpenApi(),
         )
 
     async def begin(self) -> None:
@@ -159,6 +165,7 @@ class Platform:
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.break_off()
         await self._upstream.aclose()
 
@@ -166,6 +173,7 @@ class Platform:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.drain()
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._upstream.aclose()
 

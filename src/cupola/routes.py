@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -31,8 +33,9 @@ from cupola.identity import Caller, Role
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+SESSIONS = AGENT + "/endpoint/sessions"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
-OPEN = frozenset({"/cupola/health"})
+OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
 
 OPENAI_BASES = (
@@ -49,12 +52,14 @@ class Handlers:
 
     agents: Agents
     versions: Versions
+    sessions: Sessions
     responses: Responses
     conversations: Conversations
     invocations: Invocations
     sockets: WebSockets
     activities: Activities
     health: Health
+    openapi: OpenApi
 
 
 def client_routes(to: Handlers) -> list[BaseRoute]:
@@ -66,8 +71,13 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
         socket(PROTOCOLS + "/invocations_ws", to.sockets.connect, USE),
         raw("GET", PROTOCOLS + "/invocations_ws", to.sockets.explain, USE),
-        _AnyCase("POST", PROTOCOLS, "activity(?:protocol)?", _Raw(to.activities.send, USE)),
+        _Spelled("POST", PROTOCOLS, "activityprotocol", "activity(?:protocol)?", _Raw(to.activities.send, USE)),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
+        call("GET", SESSIONS, to.sessions.list, USE),
+        call("POST", SESSIONS, to.sessions.create, USE),
+        call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
+        call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
+        call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -83,6 +93,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
+        call("GET", "/openapi.json", to.openapi.get),
     ]
 
 
@@ -169,12 +180,12 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-class _AnyCase(Route):
-    """A route whose last part is matched in any case: documents and tools spell it differently."""
+class _Spelled(Route):
+    """A route whose last part is known by other spellings, in any case: documents and tools differ in it."""
 
-    def __init__(self, method: str, base: str, spellings: str, app: ASGIApp) -> None:
-        super().__init__(base + "/{spelling}", app, methods=[method])
-        self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+)$", f"(?i:{spellings}))$"))
+    def __init__(self, method: str, base: str, name: str, spellings: str, app: ASGIApp) -> None:
+        super().__init__(f"{base}/{name}", app, methods=[method])
+        self.path_regex = re.compile(self.path_regex.pattern.replace(f"/{name}$", f"/(?i:{spellings})$"))
 
 
 _LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")

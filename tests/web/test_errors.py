@@ -162,7 +162,7 @@ async def test_a_wrong_method(platform: PlatformUnderTest) -> None:
         f"{PROJECT}/connections",
         f"{PROJECT}/toolboxes/t/versions",
         f"{PROJECT}/openai/v1/files",
-        f"{PROJECT}/agents/a1/endpoint/sessions",
+        f"{PROJECT}/agents/a1/endpoint/elsewhere",
     ],
 )
 async def test_what_the_wire_has_and_cupola_does_not(platform: PlatformUnderTest, path: str) -> None:
