@@ -307,6 +307,29 @@ async def test_a_sandbox_that_dies(tmp_path: Path) -> None:
         assert net.platform.place.starts["s1"] == 2
 
 
+async def test_a_session_that_is_stopped(tmp_path: Path) -> None:
+    """Whoever stops it, who talks to it is told 1001."""
+    async with listening(tmp_path, Agent(repeat)) as net, net.connect("agent_session_id=s1") as socket:
+        stopped = await net.platform.call("POST", f"{PROJECT}/agents/a1/endpoint/sessions/s1:stop")
+        assert stopped.status in (200, 204)
+        assert await closing(socket) == (1001, "The session's sandbox was stopped.")
+
+
+async def test_a_driver_that_is_away(tmp_path: Path) -> None:
+    """The caller is told of the loss all the same."""
+
+    async def vanish(socket: ServerConnection) -> None:
+        socket.transport.abort()
+
+    async with listening(tmp_path, Agent(vanish)) as net, net.connect("agent_session_id=s1") as socket:
+        net.platform.driver.away = True
+        assert (await closing(socket))[0] == 1011
+        live = net.platform.platform.sandboxes.live_of(("demo", "a1", "s1"))
+        assert live is not None
+        await wait_until(lambda: live.open_requests == 0)
+        net.platform.driver.away = False
+
+
 async def test_a_container_that_breaks_the_protocol(tmp_path: Path) -> None:
     """Bytes that are no frame end in 1011."""
 
@@ -383,6 +406,7 @@ def answering(status: int, body: bytes = b"", content_type: str = "text/plain") 
         reply = socket.respond(HTTPStatus(status), "")
         reply.body = body
         reply.headers["x-platform-error-detail"] = "secret"
+        reply.headers["retry-after"] = "7"
         del reply.headers["content-type"], reply.headers["content-length"]
         reply.headers["content-type"] = content_type
         reply.headers["content-length"] = str(len(body))
@@ -403,6 +427,7 @@ async def test_a_container_that_refuses(tmp_path: Path, status: int, code: str |
         assert word in error["message"]
         assert headers["x-agent-session-id"] == "s1"
         assert "x-platform-error-detail" not in headers
+        assert headers["retry-after"] == "7"
         live = net.platform.platform.sandboxes.live_of(("demo", "a1", "s1"))
         assert live is not None
         assert live.open_requests == 0

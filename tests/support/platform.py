@@ -17,8 +17,9 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from cupola.app import Finders, Platform, callback_apps
-from cupola.drivers.base import LABEL_SANDBOX, Handle
+from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
+from cupola.errors import DriverUnavailable
 from cupola.gateway.websocket import Limits
 from cupola.identity import Caller as Asking
 from cupola.identity import SandboxIdentity
@@ -137,9 +138,18 @@ class Caller:
 
 
 class MortalDriver(FakeDriver):
-    """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was."""
+    """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
+
+    While it is `away` it cannot say how a sandbox is.
+    """
 
     killed = False
+    away = False
+
+    async def poll(self, handle: Handle) -> Observation:
+        if self.away:
+            raise DriverUnavailable("The engine does not answer.")
+        return await super().poll(handle)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         self._die_if_killed()

@@ -32,6 +32,8 @@ from tests.support.served import (
     rest_client,
 )
 
+from .deployed import Deployments
+
 CACHE = served.CACHE / "wire"
 CLIENTS = Path(__file__).parent / "clients"
 EXAMPLES = CHECKOUT / "examples"
@@ -134,3 +136,10 @@ def example_image() -> Callable[[str], str]:
     """Builds an example's image (once per content) and returns its name; skips without an engine."""
     require_engine()
     return lambda example: built_image(example, EXAMPLES / example / "agent")
+
+
+@pytest.fixture(scope="session")
+def agents(platform: Platform) -> Iterator[Deployments]:
+    """The agents of `agents/`, each deployed when a test first asks for it."""
+    with rest_client(platform) as client:
+        yield Deployments(client)

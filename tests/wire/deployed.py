@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -37,21 +36,26 @@ def endpoint(name: str, protocol: str) -> str:
 
 
 class Deployments:
-    """Makes each kind of agent once."""
+    """Makes each kind of agent when it is first asked for."""
 
     def __init__(self, rest: httpx.Client) -> None:
-        self.rest = rest
+        self._rest = rest
+        self._made: dict[str, str] = {}
 
-    @functools.cache  # noqa: B019 - lives as long as the tests of one module
-    def invocations(self, adapter: str, bare: bool = False) -> str:
+    def invocations(self, adapter: str, *, bare: bool = False) -> str:
+        """One that speaks invocations and WebSockets; a `bare` one has no handlers."""
         environment = {"BARE": "1"} if bare else {}
-        protocols = ("invocations", "invocations_ws")
-        return deployed(self.rest, "invocations", adapter, *protocols, environment=environment)
+        return self._of("invocations", adapter, "invocations", "invocations_ws", environment=environment)
 
-    @functools.cache  # noqa: B019 - as above
     def activity(self) -> str:
-        return deployed(self.rest, "activity", "activity", "activity")
+        return self._of("activity", "activity", "activity")
 
-    @functools.cache  # noqa: B019 - as above
     def plain(self) -> str:
-        return deployed(self.rest, "plain", "plain", "invocations_ws")
+        """One without any adapter, on WebSockets."""
+        return self._of("plain", "plain", "invocations_ws")
+
+    def _of(self, folder: str, adapter: str, *protocols: str, environment: Mapping[str, str] | None = None) -> str:
+        kind = f"{folder} {adapter} {environment}"
+        if kind not in self._made:
+            self._made[kind] = deployed(self._rest, folder, adapter, *protocols, environment=environment)
+        return self._made[kind]

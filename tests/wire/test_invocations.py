@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from tests.support.served import Platform, rest_client
-
 from .deployed import Deployments, endpoint
 
 pytestmark = pytest.mark.wire
-
-
-@pytest.fixture(scope="module")
-def agents(platform: Platform) -> Iterator[Deployments]:
-    with rest_client(platform) as rest:
-        yield Deployments(rest)
 
 
 @pytest.fixture(params=["stable", "prerelease"])

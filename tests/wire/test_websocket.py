@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,12 +23,6 @@ pytestmark = [pytest.mark.wire, pytest.mark.operation("invocations_ws.connect")]
 
 MEGABYTE = 1024 * 1024
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def agents(platform: Platform) -> Iterator[Deployments]:
-    with rest_client(platform) as rest:
-        yield Deployments(rest)
 
 
 def socket_to(platform: Platform, agent: str, *, token: str | None = "", **query: str) -> connect:

@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from cupola.drivers.base import Address
-from cupola.errors import BadRequest, DriverUnavailable, SandboxLost
+from cupola.errors import BadRequest, CupolaError, DriverUnavailable, SandboxLost
 from cupola.gateway.headers import Header, to_caller
 from cupola.gateway.passage import others, session_of
 from cupola.identity import Caller
@@ -44,7 +44,8 @@ NORMAL, GOING_AWAY, TOO_BIG, BROKEN = 1000, 1001, 1009, 1011
 NO_CODE, NO_CLOSE = 1005, 1006
 """What stands for a close frame without a code, and for none at all; neither may be sent (RFC 6455 §7.4.1)."""
 
-_WHAT_UPGRADES = frozenset({b"content-length", b"content-type", b"date"})
+_MADE_ANEW = frozenset({b"content-length", b"content-type", b"content-encoding", b"date"})
+"""Headers of an answer to an upgrade that are made anew, beside those of WebSockets themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class WebSockets:
                 began = self._clock()
                 end = await self._serve(live, container, scope, receive, send)
                 if end.code == BROKEN and not end.to_container:
-                    await self._sandboxes.check(live)
+                    await self._look_at(live)
         except Refused as error:
             await _refuse(error.reply, scope, send)
             return
@@ -153,6 +154,13 @@ class WebSockets:
             _tell(told, End(GOING_AWAY, "The platform is stopping."))
         if tasks:
             await asyncio.wait(tasks, timeout=2 * self._limits.closing)
+
+    async def _look_at(self, live: LiveSandbox) -> None:
+        """Buries a sandbox that has ended; both ends of the connection know already that it is over."""
+        try:
+            await self._sandboxes.check(live)
+        except CupolaError as error:
+            log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
 
     # Opening
 
@@ -205,6 +213,8 @@ class WebSockets:
                 end = End(GOING_AWAY, "", to_caller=False)
             else:
                 end = await _carried(container, receive, send, told, self._limits)
+            if end.code == BROKEN and live.stopping:
+                end = End(GOING_AWAY, "The session's sandbox was stopped.", to_container=False)
             await asyncio.gather(
                 _close_caller(end, send, self._limits.closing),
                 _close_container(end, container, self._limits.closing),
@@ -268,17 +278,18 @@ def _lost(error: BaseException, limits: Limits) -> BaseException:
 
 def _accept(live: LiveSandbox, container: ClientConnection) -> Message:
     assert container.response is not None
-    headers = to_caller((name.lower().encode(), value.encode("latin-1")) for name, value in _raw(container.response))
-    kept = [h for h in headers if not h[0].startswith(b"sec-websocket-") and h[0] not in _WHAT_UPGRADES]
     return {
         "type": "websocket.accept",
         "subprotocol": container.subprotocol,
-        "headers": [*kept, (b"x-agent-session-id", live.row.session_id.encode())],
+        "headers": _headers(container.response, live.row.session_id),
     }
 
 
-def _raw(reply: Response) -> list[tuple[str, str]]:
-    return list(reply.headers.raw_items())
+def _headers(reply: Response, session_id: str) -> list[Header]:
+    """What of the container's answer to the upgrade the caller may see, and the session."""
+    said = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers.raw_items()]
+    kept = [h for h in to_caller(said) if not h[0].startswith(b"sec-websocket-") and h[0] not in _MADE_ANEW]
+    return [*kept, (b"x-agent-session-id", session_id.encode())]
 
 
 async def _refuse(reply: Response, scope: Scope, send: Send) -> None:
@@ -288,8 +299,7 @@ async def _refuse(reply: Response, scope: Scope, send: Send) -> None:
         code, message = _meaning(status)
         body = orjson.dumps(envelope_of(status, code, message, scope["cupola.request_id"]))
     log.info("the agent refused a websocket", status=status, session=scope["cupola.session_id"])
-    session = scope["cupola.session_id"].encode()
-    headers = [(b"content-type", b"application/json"), (b"x-agent-session-id", session)]
+    headers = [*_headers(reply, scope["cupola.session_id"]), (b"content-type", b"application/json")]
     with suppress(OSError):
         await refuse(scope, send, status, headers, body)
 

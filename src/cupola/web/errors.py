@@ -163,7 +163,7 @@ async def refuse(scope: Scope, send: Send, status: int, headers: list[tuple[byte
 async def _break_off(scope: Scope, send: Send) -> None:
     """Ends a WebSocket in words; of a reply that has begun nothing can be taken back."""
     if scope["type"] == "websocket":
-        with contextlib.suppress(OSError):  # the caller has left
+        with contextlib.suppress(OSError, RuntimeError):  # the caller has left, or it is closed already
             await send({"type": "websocket.close", "code": 1011, "reason": "Cupola failed; its log says why."})
 
 
