@@ -27,12 +27,15 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.a2a import A2A
 from cupola.gateway.activity import Activities
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
@@ -43,7 +46,7 @@ from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
 from cupola.gateway.websocket import Limits, WebSockets
-from cupola.installation import Installation, Layout, Running
+from cupola.installation import Installation, Running
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
@@ -95,6 +98,7 @@ class Platform:
         layout = installation.layout
         self._store = store
         self._clock = clock
+        self._azure_limits = settings.azure_limits
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -123,6 +127,7 @@ class Platform:
         self.versions = Versions(store, self._starter, self.places, self.sandboxes)
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
+        self.state_expiry = StateExpiry(store, clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._resolver = Resolver(store, self.sandboxes, self._choice)
@@ -130,21 +135,25 @@ class Platform:
         self.socket_limits = sockets or Limits()
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock)
         self._sockets = WebSockets(self._resolver, carrier, self.sandboxes, self.socket_limits, clock)
-        self.routes = routes.client_routes(self._handlers(carrier, layout))
+        self.routes = routes.client_routes(self._handlers(carrier))
         self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
 
-    def _handlers(self, carrier: Carrier, layout: Layout) -> routes.Handlers:
+    def _handlers(self, carrier: Carrier) -> routes.Handlers:
         passage = Passage(self._resolver, carrier)
-        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
+        versions = VersionHandlers(
+            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+        )
+        responses = Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
             sessions=self._sessions,
-            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
+            a2a=A2A(self._store, responses, self._clock),
             health=Health(self._store, self.sandboxes),
             openapi=OpenApi(),
         )
@@ -178,9 +187,10 @@ class Platform:
         await self._upstream.aclose()
 
 
-def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:
+def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = time.time) -> tuple[ASGIApp, ASGIApp]:
     """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
-    callbacks = SandboxAuth(_router(routes.callback_routes(Storage(store, tokens))), tokens)
+    known = routes.callback_routes(Storage(store, tokens, clock), StateStores(store, tokens, clock))
+    callbacks = SandboxAuth(_router(known), tokens)
     return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
@@ -236,7 +246,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run()):
+        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(

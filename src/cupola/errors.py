@@ -6,6 +6,7 @@
     ├── Forbidden            a known caller who may not do this
     ├── NotFound             no such object
     ├── Conflict             the object is in a state that forbids it
+    ├── PreconditionFailed   the object is not as If-Match wants it; carries its etag
     ├── SessionNotReady      a sandbox did not come up; carries the evidence
     ├── QuotaExceeded        a limit of this installation is reached
     ├── PayloadTooLarge      more bytes than the documented limit
@@ -70,6 +71,16 @@ class NotFound(CupolaError):
 
 class Conflict(CupolaError):
     code = "conflict"
+
+
+class PreconditionFailed(CupolaError):
+    """`etag` is that of the object now, None where there is none."""
+
+    code = "precondition_failed"
+
+    def __init__(self, message: str, *, etag: str | None = None) -> None:
+        super().__init__(message)
+        self.etag = etag
 
 
 class SessionNotReady(CupolaError):

@@ -20,9 +20,11 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
+from cupola.gateway.a2a import A2A
 from cupola.gateway.activity import Activities
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
@@ -34,6 +36,7 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
@@ -58,6 +61,7 @@ class Handlers:
     invocations: Invocations
     sockets: WebSockets
     activities: Activities
+    a2a: A2A
     health: Health
     openapi: OpenApi
 
@@ -72,6 +76,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         socket(PROTOCOLS + "/invocations_ws", to.sockets.connect, USE),
         raw("GET", PROTOCOLS + "/invocations_ws", to.sockets.explain, USE),
         _Spelled("POST", PROTOCOLS, "activityprotocol", "activity(?:protocol)?", _Raw(to.activities.send, USE)),
+        *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
         call("GET", SESSIONS, to.sessions.list, USE),
         call("POST", SESSIONS, to.sessions.create, USE),
@@ -115,7 +120,20 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage) -> list[BaseRoute]:
+def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
+    return [
+        raw("POST", base, a2a.rpc, USE),
+        call("GET", base + "/agentCard/v0.3", a2a.card, READ),
+        call("GET", base + "/agentCard/v1.0", a2a.card_1_0, READ),
+        call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
+        raw("POST", base + "/v1/message:send", a2a.send_message, USE),
+        raw("POST", base + "/v1/message:stream", a2a.stream_message, USE),
+        raw("GET", base + "/v1/tasks/{task}", a2a.get_task, USE),
+        raw("POST", base + "/v1/tasks/{task}:cancel", a2a.cancel_task, USE),
+    ]
+
+
+def callback_routes(storage: Storage, state: StateStores) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -125,6 +143,15 @@ def callback_routes(storage: Storage) -> list[BaseRoute]:
         call("GET", PROJECT + "/storage/responses/{response}/input_items", storage.input_items),
         call("GET", PROJECT + "/storage/history/item_ids", storage.history),
         call("POST", PROJECT + "/storage/items/batch/retrieve", storage.items),
+        call("POST", STATE_STORES, state.create),
+        call("GET", STATE_STORES + "/{store}", state.get),
+        call("PATCH", STATE_STORES + "/{store}", state.update),
+        call("DELETE", STATE_STORES + "/{store}", state.delete),
+        call("POST", STATE_STORES + "/{store}/items", state.create_item),
+        call("GET", STATE_STORES + "/{store}/items:keys", state.list_keys),
+        call("PUT", STATE_STORES + "/{store}/items/{key}", state.put_item),
+        call("GET", STATE_STORES + "/{store}/items/{key}", state.get_item),
+        call("DELETE", STATE_STORES + "/{store}/items/{key}", state.delete_item),
     ]
 
 
@@ -188,14 +215,26 @@ class _Spelled(Route):
         self.path_regex = re.compile(self.path_regex.pattern.replace(f"/{name}$", f"/(?i:{spellings})$"))
 
 
-_LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")
+_LATER = (
+    "agents",
+    "agent_optimization_jobs",
+    "connections",
+    "datasets",
+    "deployments",
+    "evaluations",
+    "indexes",
+    "memory_stores",
+    "skills",
+    "toolboxes",
+    "voice_agents",
+)
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
     path, method = scope["path"], scope.get("method", "WebSocket")
     parts = path.split("/")
-    if len(parts) > 4 and parts[1] == "api" and (parts[4] in _LATER or "openai" in parts or "agents" in parts):
+    if len(parts) > 4 and parts[1] == "api" and (parts[4].partition(":")[0] in _LATER or "openai" in parts):
         raise NotServed(f"Cupola does not serve {method} {path} (yet).")
     raise NotFound(
         f"The requested action '{method} {path}' is not supported: there is no such address. "

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     orphan_grace: float = Field(60, ge=0)
     """Seconds that a sandbox which no session owns may live before it is removed."""
 
+    azure_limits: bool = False
+    """Refuse definitions that Azure is known to refuse, where Cupola would take more: cpu, memory, protocol `v1`."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 

@@ -193,7 +193,7 @@ class PlatformUnderTest:
             self.settings, self.installation, self.store, self.tokens, Finders(find, find), self.clock, self.sockets
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
-        self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens)
+        self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
         await self.platform.begin()
         return self
 

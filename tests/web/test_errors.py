@@ -162,7 +162,8 @@ async def test_a_wrong_method(platform: PlatformUnderTest) -> None:
         f"{PROJECT}/connections",
         f"{PROJECT}/toolboxes/t/versions",
         f"{PROJECT}/openai/v1/files",
-        f"{PROJECT}/agents/a1/endpoint/elsewhere",
+        f"{PROJECT}/agents/a1/import",
+        f"{PROJECT}/agents:generate",
     ],
 )
 async def test_what_the_wire_has_and_cupola_does_not(platform: PlatformUnderTest, path: str) -> None:

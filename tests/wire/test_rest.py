@@ -49,14 +49,16 @@ def test_an_agent_is_created_updated_and_deleted(rest: httpx.Client, name: str) 
         json={
             "agent_endpoint": {
                 "version_selector": {
-                    "version_selection_rules": [{"type": "FixedRatio", "agent_version": "1", "traffic_percentage": 100}]
+                    "version_selection_rules": [
+                        {"type": "FixedRatio", "agent_version": "@latest", "traffic_percentage": 100}
+                    ]
                 }
             }
         },
     )
     assert patched.status_code == 200, patched.text
     rules = patched.json()["agent_endpoint"]["version_selector"]["version_selection_rules"]
-    assert [rule["agent_version"] for rule in rules] == ["1"]
+    assert [rule["agent_version"] for rule in rules] == ["@latest"]
 
     gone = rest.delete(f"/agents/{name}", params={"force": "false"})
     assert gone.status_code == 200, gone.text

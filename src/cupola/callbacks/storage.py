@@ -14,9 +14,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cupola.callbacks.calls import sandbox_of, user_of_call
 from cupola.conversations import StoredResponse
-from cupola.errors import BadRequest, Conflict, Forbidden, NotFound
-from cupola.identity import SandboxIdentity
+from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.store import Store
 from cupola.store import conversations as conversation_rows
 from cupola.store import responses as rows
@@ -79,7 +79,7 @@ class Storage:
 
     async def history(self, request: Request) -> Response:
         """`GET storage/history/item_ids`: oldest first, all of them unless `limit` is positive."""
-        project = _sandbox(request).project
+        project = sandbox_of(request).project
         previous = request.query_params.get("previous_response_id")
         conversation = request.query_params.get("conversation_id")
         user = self._user(request)
@@ -108,7 +108,7 @@ class Storage:
         wanted = (await read_object(request)).get("item_ids")
         if not isinstance(wanted, list) or not all(isinstance(item, str) for item in wanted):
             raise BadRequest("'item_ids' must be a list of strings.", param="item_ids")
-        project, user = _sandbox(request).project, self._user(request)
+        project, user = sandbox_of(request).project, self._user(request)
         return json_reply(await self._store.read(lambda conn: rows.get_items(conn, project, wanted, user)))
 
     def _stored(
@@ -118,7 +118,7 @@ class Storage:
         items: Sequence[Mapping[str, Any]],
         history: Sequence[str],
     ) -> StoredResponse:
-        sandbox = _sandbox(request)
+        sandbox = sandbox_of(request)
         return StoredResponse(
             project=sandbox.project,
             id=response["id"],
@@ -134,7 +134,7 @@ class Storage:
         )
 
     async def _load(self, request: Request) -> StoredResponse:
-        sandbox, wanted = _sandbox(request), request.path_params["response"]
+        sandbox, wanted = sandbox_of(request), request.path_params["response"]
         known = await self._store.read(lambda conn: rows.get_response(conn, sandbox.project, wanted))
         if known is None or known.agent != sandbox.agent or known.user != self._user(request):
             raise NotFound(f"Response '{wanted}' not found.", param="response_id")
@@ -142,12 +142,9 @@ class Storage:
 
     def _user(self, request: Request) -> str:
         """Whose call this is: by call id (protocol 2.0.0) or isolation key (1.0.0)."""
-        call_id = request.headers.get("x-agent-foundry-call-id")
-        if call_id is not None:
-            call = self._tokens.call(call_id)
-            if call.agent != _sandbox(request).agent:
-                raise Forbidden("The call id belongs to another agent.")
-            return call.user
+        user = user_of_call(request, self._tokens)
+        if user is not None:
+            return user
         user = request.headers.get("x-agent-user-isolation-key")
         if user is None:
             raise BadRequest(
@@ -156,11 +153,6 @@ class Storage:
                 param="x-agent-foundry-call-id",
             )
         return user
-
-
-def _sandbox(request: Request) -> SandboxIdentity:
-    identity: SandboxIdentity = request.scope["cupola.sandbox"]
-    return identity
 
 
 def _conversation_of(response: Mapping[str, Any]) -> str | None:

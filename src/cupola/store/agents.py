@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from cupola.agents import Agent, AgentVersion, Definition, Failure, Phase, VersionRule, VersionStatus
 from cupola.errors import Conflict
 from cupola.store.paging import Page, PageOf, fetch_page
+from cupola.store.state import delete_stores
 from cupola.store.statements import upsert
 from cupola.store.tables import agents, versions
 
@@ -55,7 +56,8 @@ def put_agent(conn: Connection, agent: Agent) -> None:
 
 
 def delete_agent(conn: Connection, project: str, name: str) -> bool:
-    """Deletes the agent with its versions; False where there was none."""
+    """Deletes the agent with its versions and its state stores; False where there was none."""
+    delete_stores(conn, project, name)
     return conn.execute(_DELETE_AGENT, {"p_project": project, "p_name": name}).rowcount > 0
 
 
