@@ -36,14 +36,17 @@ from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
 from cupola.gateway.a2a import A2A
+from cupola.gateway.activity import Activities
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.isolation import ForUsers, Users
+from cupola.gateway.passage import Passage
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
+from cupola.gateway.websocket import Limits, WebSockets
 from cupola.installation import Installation, Running
 from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
@@ -95,6 +98,7 @@ class Platform:
         find: Finders,
         clock: Callable[[], float] = time.time,
         fetch: Fetch = fetch,
+        sockets: Limits | None = None,
     ) -> None:
         layout = installation.layout
         self._store = store
@@ -136,11 +140,14 @@ class Platform:
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
-        self.routes = routes.client_routes(self._handlers(tokens))
+        self.socket_limits = sockets or Limits()
+        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock)
+        self._sockets = WebSockets(self._resolver, carrier, self.sandboxes, self.socket_limits, clock)
+        self.routes = routes.client_routes(self._handlers(carrier))
         self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
 
-    def _handlers(self, tokens: Tokens) -> routes.Handlers:
-        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
+    def _handlers(self, carrier: Carrier) -> routes.Handlers:
+        passage = Passage(self._resolver, carrier)
         versions = VersionHandlers(
             self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
         )
@@ -151,7 +158,9 @@ class Platform:
             sessions=self._sessions,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
-            invocations=Invocations(self._resolver, carrier),
+            invocations=Invocations(self._store, passage, self._clock),
+            sockets=self._sockets,
+            activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),
             health=Health(self._store, self.sandboxes),
             openapi=OpenApi(),
@@ -170,6 +179,10 @@ class Platform:
         for project, name, endpoint in await self._store.read(agent_rows.endpoints):
             self._users.set_endpoint(project, name, endpoint)
 
+    async def drain(self) -> None:
+        """Takes leave of those who would stay connected for ever; while the listeners still carry it."""
+        await self._sockets.drain()
+
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
@@ -179,6 +192,7 @@ class Platform:
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
+        await self.drain()
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
@@ -264,7 +278,11 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
-        clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))
+        clients = await _listening(
+            stack,
+            Listener(platform.clients, clients_socket, certificate, message_limit=platform.socket_limits.message),
+        )
+        stack.push_async_callback(platform.drain)
         sign_in = _edge(_router(routes.token_routes(ClientTokens(tokens, installation.identity_header))))
         sign_in_socket = ports.bind("sign-in", "127.0.0.1", min(settings.port + 1, 65535))
         identity = await _listening(stack, Listener(sign_in, sign_in_socket))

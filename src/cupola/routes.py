@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
@@ -24,9 +25,11 @@ from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
 from cupola.gateway.a2a import A2A
+from cupola.gateway.activity import Activities
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
+from cupola.gateway.websocket import WebSockets
 from cupola.identity import Caller, Role, UserFrom
 
 PROJECT = "/api/projects/{project}"
@@ -56,6 +59,8 @@ class Handlers:
     responses: Responses
     conversations: Conversations
     invocations: Invocations
+    sockets: WebSockets
+    activities: Activities
     a2a: A2A
     health: Health
     openapi: OpenApi
@@ -68,6 +73,9 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
+        socket(PROTOCOLS + "/invocations_ws", to.sockets.connect, USE),
+        raw("GET", PROTOCOLS + "/invocations_ws", to.sockets.explain, USE),
+        _Spelled("POST", PROTOCOLS, "activityprotocol", "activity(?:protocol)?", to.activities.send, USE),
         *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
         call("GET", SESSIONS, to.sessions.list, USE),
@@ -170,6 +178,11 @@ def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> Need
     return Needing(path, _Raw(handler, needs), method, needs)
 
 
+def socket(path: str, handler: Any, needs: Role) -> BaseRoute:
+    """A handler of WebSockets, which speaks ASGI itself."""
+    return WebSocketRoute(path, _Raw(handler, needs))
+
+
 def _checked(
     handler: Callable[[Request], Awaitable[Response]], needs: Role
 ) -> Callable[[Request], Awaitable[Response]]:
@@ -212,6 +225,14 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
+class _Spelled(Needing):
+    """A route whose last part is known by other spellings, in any case: documents and tools differ in it."""
+
+    def __init__(self, method: str, base: str, name: str, spellings: str, handler: Any, needs: Role) -> None:
+        super().__init__(f"{base}/{name}", _Raw(handler, needs), method, needs)
+        self.path_regex = re.compile(self.path_regex.pattern.replace(f"/{name}$", f"/(?i:{spellings})$"))
+
+
 _LATER = frozenset(
     {
         "agent_insight_monitors",
@@ -245,12 +266,12 @@ _LATER = frozenset(
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
-    path = scope["path"]
+    path, method = scope["path"], scope.get("method", "WebSocket")
     parts = path.split("/")
     if len(parts) > 4 and parts[1] == "api" and (parts[4].partition(":")[0] in _LATER or "openai" in parts):
-        raise NotServed(f"Cupola does not serve {scope['method']} {path} (yet).")
+        raise NotServed(f"Cupola does not serve {method} {path} (yet).")
     raise NotFound(
-        f"The requested action '{scope['method']} {path}' is not supported: there is no such address. "
+        f"The requested action '{method} {path}' is not supported: there is no such address. "
         "Project endpoints have the form https://localhost:8443/api/projects/<project>.",
         code="UnsupportedAction",
     )

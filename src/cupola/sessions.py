@@ -114,6 +114,18 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Invocation:
+    """Which session serves a call by the invocations protocol, and the isolation key of who made it."""
+
+    project: str
+    agent: str
+    id: str
+    session: str
+    user: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """The row of one sandbox: what must be known to adopt it or to undo it after a crash.
 

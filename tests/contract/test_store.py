@@ -26,6 +26,7 @@ from cupola.state import StateItem, StateStore
 from cupola.store import Page, Store
 from cupola.store import agents as agent_rows
 from cupola.store import conversations as conversation_rows
+from cupola.store import invocations as invocation_rows
 from cupola.store import responses as response_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
@@ -335,6 +336,29 @@ async def test_a_session_has_at_most_one_sandbox(store: Store) -> None:
     assert found == replace(first, observed=Observed.READY)
     ids = [sandbox.id for sandbox in await store.read(sandbox_rows.all_sandboxes)]
     assert ids == ["sbx-1", "sbx-2", "sbx-3", "sbx-5"]
+
+
+# Invocations
+
+
+async def test_an_invocation_comes_back_as_it_was(store: Store) -> None:
+    """Under its project and agent only; a second one of its id changes nothing."""
+    first = shapes.invocation(session="s1")
+    for invocation in (first, shapes.invocation(agent="other", session="s2"), shapes.invocation(session="s3")):
+        await store.write(ask(invocation_rows.put_invocation, invocation))
+    assert await store.read(ask(invocation_rows.get_invocation, PROJECT, AGENT, first.id)) == first
+    assert await store.read(ask(invocation_rows.get_invocation, PROJECT, AGENT, "inv_2")) is None
+    assert await store.read(ask(invocation_rows.get_invocation, "elsewhere", AGENT, first.id)) is None
+
+
+async def test_old_invocations_are_deleted(store: Store) -> None:
+    """Those made before the time that is given, of all agents."""
+    made = [shapes.invocation(f"inv_{n}", agent=f"a{n % 2}", created_at=float(n)) for n in range(4)]
+    for invocation in made:
+        await store.write(ask(invocation_rows.put_invocation, invocation))
+    assert await store.write(ask(invocation_rows.delete_invocations, 2.0)) == 2
+    found = [await store.read(ask(invocation_rows.get_invocation, PROJECT, i.agent, i.id)) for i in made]
+    assert found == [None, None, *made[2:]]
 
 
 # Responses and conversations

@@ -19,7 +19,7 @@ from cupola.agents import (
     VersionStatus,
 )
 from cupola.conversations import Conversation, StoredResponse
-from cupola.sessions import Desired, Observed, Sandbox, Session
+from cupola.sessions import Desired, Invocation, Observed, Sandbox, Session
 from cupola.state import StateItem, StateStore
 
 PROJECT = "demo"
@@ -91,6 +91,11 @@ def sandbox(id: str = "sbx-1", session: str | None = "s1", **fields: Any) -> San
             **fields,
         }
     )
+
+
+def invocation(id: str = "inv_1", **fields: Any) -> Invocation:
+    named = {"project": PROJECT, "agent": AGENT, "session": "s1", "user": USER, "created_at": 1.0}
+    return Invocation(**{"id": id, **named, **fields})
 
 
 def conversation(id: str = "conv_1", project: str = PROJECT, **fields: Any) -> Conversation:

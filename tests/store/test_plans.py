@@ -10,7 +10,17 @@ import pytest
 from sqlalchemy import Connection
 
 from cupola.agents import VersionStatus
-from cupola.store import Page, agents, conversations, responses, sandboxes, sessions, sqlite, state
+from cupola.store import (
+    Page,
+    agents,
+    conversations,
+    invocations,
+    responses,
+    sandboxes,
+    sessions,
+    sqlite,
+    state,
+)
 from cupola.store.migrate import migrate
 from tests.store import shapes
 from tests.store.shapes import AGENT, PROJECT, USER
@@ -41,6 +51,9 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "get_items": lambda c: responses.get_items(c, PROJECT, ["a", "b"], USER),
     "history_of_conversation": lambda c: responses.history_of_conversation(c, PROJECT, "conv_1"),
     "list_items": lambda c: conversations.list_items(c, PROJECT, "conv_1", PAGE),
+    "get_invocation": lambda c: invocations.get_invocation(c, PROJECT, AGENT, "inv_1"),
+    "put_invocation": lambda c: invocations.put_invocation(c, shapes.invocation()),
+    "delete_invocations": lambda c: invocations.delete_invocations(c, 1e9),
     "get_item": lambda c: conversations.get_item(c, PROJECT, "conv_1", "a"),
     "get_store": lambda c: state.get_store(c, PROJECT, AGENT, "notes"),
     "get_state_item": lambda c: state.get_item(c, shapes.state_store(), USER, "k", 1.0),

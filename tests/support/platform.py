@@ -17,8 +17,10 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from cupola.app import Finders, Platform, callback_apps
-from cupola.drivers.base import LABEL_SANDBOX, Handle
+from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
+from cupola.errors import DriverUnavailable
+from cupola.gateway.websocket import Limits
 from cupola.identity import Caller as Asking
 from cupola.identity import Role, SandboxIdentity
 from cupola.installation import Installation
@@ -136,9 +138,18 @@ class Caller:
 
 
 class MortalDriver(FakeDriver):
-    """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was."""
+    """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
+
+    While it is `away` it cannot say how a sandbox is.
+    """
 
     killed = False
+    away = False
+
+    async def poll(self, handle: Handle) -> Observation:
+        if self.away:
+            raise DriverUnavailable("The engine does not answer.")
+        return await super().poll(handle)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         self._die_if_killed()
@@ -156,7 +167,15 @@ class MortalDriver(FakeDriver):
 class PlatformUnderTest:
     """See the module. `place` holds the fake sandboxes; set `place.behaviour` to choose how agents behave."""
 
-    def __init__(self, installation: Installation, settings: Settings, place: FakePlace, clock: Clock) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        settings: Settings,
+        place: FakePlace,
+        clock: Clock,
+        sockets: Limits | None = None,
+    ) -> None:
+        self.sockets = sockets
         self.installation = installation
         self.settings = settings
         self.place = place
@@ -171,7 +190,13 @@ class PlatformUnderTest:
             return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
 
         self.platform = Platform(
-            self.settings, self.installation, self.store, self.tokens, Finders(find, find), self.clock
+            self.settings,
+            self.installation,
+            self.store,
+            self.tokens,
+            Finders(find, find),
+            self.clock,
+            sockets=self.sockets,
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
         self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
@@ -253,12 +278,14 @@ class PlatformUnderTest:
 
 
 @asynccontextmanager
-async def open_platform(tmp_path: Path, behaviour: Choice, **settings: Any) -> AsyncGenerator[PlatformUnderTest]:
+async def open_platform(
+    tmp_path: Path, behaviour: Choice, *, sockets: Limits | None = None, **settings: Any
+) -> AsyncGenerator[PlatformUnderTest]:
     """A platform with its state in `tmp_path`; everything is closed at the end."""
     place = FakePlace(behaviour)
     chosen = Settings(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", stop_grace=1, **settings)
     with Installation.open(chosen.state_dir) as installation:
-        under_test = PlatformUnderTest(installation, chosen, place, Clock())
+        under_test = PlatformUnderTest(installation, chosen, place, Clock(), sockets)
         await under_test.open()
         try:
             yield under_test

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
+import orjson
 import pytest
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupola import errors
 from cupola.web.errors import STATUS, ErrorEdge, envelope, status_of
@@ -186,3 +190,54 @@ async def test_bodies_that_are_no_objects(platform: PlatformUnderTest) -> None:
         answer = await platform.call("POST", path, raw=raw)
         assert answer.status == 400
         assert answer.error["code"] == "invalid_payload"
+
+
+# WebSockets
+
+
+async def refused(app: ASGIApp, extensions: Mapping[str, Any]) -> list[Message]:
+    """What an ASGI server is told when a WebSocket meets `app`."""
+    told: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    scope = {"type": "websocket", "path": "/x", "headers": [], "extensions": extensions}
+    with contextlib.suppress(errors.CupolaError, RuntimeError):
+        await app(scope, receive, send)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(errors.Unauthenticated("x"), 401), (errors.NotFound("x"), 404), (RuntimeError("x"), 500)]
+)
+async def test_a_websocket_is_refused_with_a_reply(error: Exception, status: int) -> None:
+    """Status, headers and envelope are those of a request."""
+    start, body = await refused(raising(error), {"websocket.http.response": {}})
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", status)
+    assert body["type"] == "websocket.http.response.body"
+    headers = dict(start["headers"])
+    assert int(headers[b"content-length"]) == len(body["body"])
+    shown = orjson.loads(body["body"])["error"]
+    assert shown["additionalInfo"]["request_id"].encode() == headers[b"x-request-id"]
+
+
+async def test_a_server_that_cannot_refuse_with_a_reply() -> None:
+    """The WebSocket is closed before it was open, which servers show as 403."""
+    assert await refused(raising(errors.NotFound("x")), {}) == [{"type": "websocket.close"}]
+
+
+@pytest.mark.parametrize("error", [errors.SandboxLost("x"), RuntimeError("x")])
+async def test_a_failure_in_an_open_websocket(error: Exception) -> None:
+    """The caller is told 1011, and the server sees the failure."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        raise error
+
+    accepted, closed = await refused(ErrorEdge(app), {"websocket.http.response": {}})
+    assert dict(accepted["headers"])[b"x-request-id"]
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1011)

@@ -31,6 +31,7 @@ from tests.support.served import (
     rest_client,
 )
 
+from .deployed import Deployments
 from .matrix import CELL, Cell, drawn
 
 CACHE = served.CACHE / "wire"
@@ -157,6 +158,13 @@ def example_image() -> Callable[[str], str]:
     """Builds an example's image (once per content) and returns its name; skips without an engine."""
     require_engine()
     return lambda example: built_image(example, EXAMPLES / example / "agent")
+
+
+@pytest.fixture(scope="session")
+def agents(platform: Platform) -> Iterator[Deployments]:
+    """The agents of `agents/`, each deployed when a test first asks for it."""
+    with rest_client(platform) as client:
+        yield Deployments(client)
 
 
 # The matrix

@@ -18,13 +18,20 @@ DEADLINE = 180.0
 
 
 def code_zip(
-    folder: Path, protocol: str, environment: Mapping[str, str] | None = None, **metadata: Any
+    folder: Path,
+    *protocols: str,
+    requirements: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    **metadata: Any,
 ) -> dict[str, Any]:
-    """The keyword arguments of an httpx call that uploads `folder`."""
+    """The keyword arguments of an httpx call that uploads `folder`, with its requirements or with these."""
+    files = {path.name: path.read_bytes() for path in sorted([*folder.glob("*.py"), *folder.glob("requirements.txt")])}
+    if requirements is not None:
+        files["requirements.txt"] = requirements.encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted([*folder.glob("*.py"), folder / "requirements.txt"]):
-            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
     definition = {
         "kind": "hosted",
         "cpu": "1",
@@ -34,8 +41,8 @@ def code_zip(
             "entry_point": ["python", "main.py"],
             "dependency_resolution": "remote_build",
         },
-        "protocol_versions": [{"protocol": protocol, "version": "2.0.0"}],
         "environment_variables": dict(environment or {}),
+        "protocol_versions": [{"protocol": protocol, "version": "2.0.0"} for protocol in protocols],
     }
     body = json.dumps({"definition": definition, **metadata})
     return {

@@ -104,7 +104,7 @@ def _described(operation: Operation, path: str) -> dict[str, Any]:
 
 
 def _succeeded(operation: Operation, status: int) -> dict[str, Any]:
-    if status == 204:
+    if status in (101, 204):
         return {"description": "Done."}
     return {"description": "Done.", "content": {kind: {} for kind in operation.reply}}
 

@@ -96,6 +96,8 @@ _RESPONSE = _object(
 )
 _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20}, metadata=_METADATA)
 
+_ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliveryMode=_TEXT)
+
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
@@ -242,6 +244,21 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"GET {_PROTOCOLS}/invocations/docs/{{document}}": Operation(
         "invocations.docs", "Get the agent's own description of its invocations", query=_SESSION, reply=ANYTHING
+    ),
+    f"GET {_PROTOCOLS}/invocations_ws": Operation(
+        "invocations_ws.connect",
+        "Talk to an agent over a WebSocket (wss://, with an upgrade; without one this is refused)",
+        success=(101,),
+        query=_SESSION,
+    ),
+    # Activity (§2.8)
+    f"POST {_PROTOCOLS}/activityprotocol": Operation(
+        "activity.send",
+        "Send an activity; also as `activity`, in any case of letters",
+        success=(200, 202),
+        query=_SESSION,
+        bodies={"application/json": _ACTIVITY},
+        reply=ANYTHING,
     ),
     # A2A (§2.8)
     f"POST {_A2A}": Operation(

@@ -4,7 +4,7 @@ A fake sandbox is a small HTTP/1.1 server in this process, on a real socket. Wha
 chosen per source. The `FakePlace` holds the sandboxes and homes and outlives its drivers, as a container
 engine outlives the server: a second `FakeDriver` over the same place is a server after a restart.
 
-Left out of its HTTP: pipelining, trailers, 100-continue and upgrades.
+Left out of its HTTP: pipelining, trailers and 100-continue. Upgrades are handed over, connection and all.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class Reply:
 Handler = Callable[["FakeSandbox", Request], Awaitable[Reply]]
 
 
+Upgrade = Callable[["FakeSandbox", Request, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Takes over a connection that asked for another protocol; what follows the request is unread."""
+
+
 async def not_found(sandbox: FakeSandbox, request: Request) -> Reply:
     """The handler of an agent that serves nothing but its readiness."""
     return Reply(404)
@@ -84,7 +88,7 @@ class Behaviour:
     `GET /readiness`, None to never answer. `exit_code` ends the sandbox as soon as it has started,
     `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked; a `local_only`
     sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
-    SIGTERM.
+    SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other.
     """
 
     fails: StartFailed | None = None
@@ -98,6 +102,7 @@ class Behaviour:
     stubborn: bool = False
     output: tuple[str, ...] = ("listening",)
     handler: Handler = not_found
+    upgrade: Upgrade | None = None
     on_sigterm: Callable[[FakeSandbox], None] | None = None
 
     async def reach(self, moment: Moment, phases: Sequence[str]) -> None:
@@ -210,6 +215,9 @@ class FakeSandbox:
             early = b""
             while (request := await read_request(reader, early)) is not None:
                 self.requests.append(request)
+                if self.behaviour.upgrade is not None and "upgrade" in request.headers:
+                    await self.behaviour.upgrade(self, request, reader, writer)
+                    break
                 early = await self._answer_or_leave(request, reader, writer)
                 if request.headers.get("connection", "").lower() == "close":
                     break

@@ -1,43 +1,80 @@
 """The invocations protocol: any body, any reply, one session per `agent_session_id` in the query.
 
-Body fields and headers of similar names pass through untouched (control-plane.md §2.8, container-contract.md §3.3).
+Every invocation gets its id from the platform. Which session serves it and who made it is kept, so that polling needs
+nothing but the id, and nobody polls or cancels what another caller began: in the store while it goes on after its
+reply's head, else among the latest in memory (control-plane.md §2.8, container-contract.md §3.3).
 """
 
 from __future__ import annotations
 
-import re
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from urllib.parse import quote, unquote_plus
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import quote
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from cupola.errors import BadRequest, NotFound
-from cupola.gateway.carry import Carrier
-from cupola.gateway.proxy import caller_body
-from cupola.gateway.resolve import Resolver
-from cupola.gateway.upstream import Body
+from cupola.errors import NotFound
+from cupola.gateway.headers import Header, find
+from cupola.gateway.passage import Passage, session_of
 from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
+from cupola.sessions import LIFETIME, Desired, Invocation
+from cupola.store import Store
+from cupola.store import invocations as rows
+from cupola.store import sessions as session_rows
 
+KEPT_SECONDS = LIFETIME
+"""How long an invocation can be polled by its id alone: as long as a session lives that nobody uses."""
+
+ACCEPTED = 202
+"""The status of an asynchronous invocation."""
+
+_BETWEEN_SWEEPS = 3600.0
 _REMEMBERED = 10_000
+_PROTOCOL = "invocations"
 _InvocationKey = tuple[str, str, str]
 """Project, agent, invocation id."""
-_SESSION = re.compile(rb"(?:^|&)agent_session_id=([^&]*)")
-_FOR_GATEWAY = (b"api-version=", b"agent_session_id=")
 
 
 class Invocations:
-    """ASGI endpoints of `/agents/{agent}/endpoint/protocols/invocations…`."""
+    """ASGI endpoints of `/agents/{agent}/endpoint/protocols/invocations…`. `clock` gives unix seconds."""
 
-    def __init__(self, resolver: Resolver, carrier: Carrier) -> None:
-        self._resolver = resolver
-        self._carrier = carrier
-        self._sessions: OrderedDict[_InvocationKey, str] = OrderedDict()
+    def __init__(self, store: Store, passage: Passage, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._passage = passage
+        self._clock = clock
+        self._recent: OrderedDict[_InvocationKey, Invocation] = OrderedDict()
+        self._swept = 0.0
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST invocations`."""
-        await self._pass(scope, receive, send, "/invocations", invocation_id=new_invocation_id())
+        invocation_id = new_invocation_id()
+        began: Invocation | None = None
+
+        def begin(live: LiveSandbox) -> None:
+            nonlocal began
+            began = self._remember(scope, invocation_id, live)
+
+        async def keeping(message: Message) -> None:
+            """Whoever is told the id of what goes on can poll, also after a crash: it is stored before."""
+            if began is not None and message["type"] == "http.response.start" and _goes_on(message):
+                await self._keep(began)
+            await send(message)
+
+        named = _named(invocation_id)
+        await self._passage.take(
+            scope,
+            receive,
+            keeping,
+            protocol=_PROTOCOL,
+            path="/invocations",
+            session_id=session_of(scope),
+            headers=named,
+            reply_headers=named,
+            on_live=begin,
+        )
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/{id}`."""
@@ -49,104 +86,88 @@ class Invocations:
 
     async def document(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/docs/{document}`: the agent's own OpenAPI or AsyncAPI document."""
-        await self._pass(scope, receive, send, f"/invocations/docs/{quote(scope['path_params']['document'])}")
+        path = f"/invocations/docs/{quote(scope['path_params']['document'], safe='')}"
+        await self._passage.take(scope, receive, send, protocol=_PROTOCOL, path=path, session_id=session_of(scope))
 
     async def _pass_known(self, scope: Scope, receive: Receive, send: Send, suffix: str) -> None:
         invocation_id = scope["path_params"]["invocation"]
-        session_id = self._sessions.get(_key_of(scope, invocation_id))
-        if session_id is None and not _session_of(scope):
-            raise NotFound(
-                f"Invocation '{invocation_id}' is not known here; name its session in the query: agent_session_id=…",
-                param="agent_session_id",
-            )
+        session_id = await self._session_of(scope, invocation_id)
+        named = _named(quote(invocation_id, safe=""))
         path = f"/invocations/{quote(invocation_id, safe='')}{suffix}"
-        await self._pass(scope, receive, send, path, invocation_id=invocation_id, session_id=session_id)
-
-    async def _pass(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        path: str,
-        *,
-        invocation_id: str | None = None,
-        session_id: str | None = None,
-    ) -> None:
-        parameters = scope["path_params"]
-        caller = scope["cupola.caller"]
-        session_id = _session_of(scope) or session_id
-
-        async def find(session: str | None = session_id) -> LiveSandbox:
-            return await self._resolver.sandbox(parameters["project"], parameters["agent"], caller, session_id=session)
-
-        live = await find()
-        if live.version.definition.protocol("invocations") is None:
-            raise BadRequest(
-                f"Agent '{live.row.agent}' does not speak the invocations protocol; its definition declares "
-                f"{', '.join(p.protocol for p in live.version.definition.protocols)}.",
-            )
-        body = await _body(scope, receive)
-        if body is None:
-            return
-        serving = live.row.session_id
-        headers = self._carrier.headers(scope, live, caller, "invocations")
-        reply_headers = []
-        if invocation_id is not None:
-            headers.append((b"x-agent-invocation-id", invocation_id.encode()))
-            reply_headers.append((b"x-agent-invocation-id", invocation_id.encode()))
-            self._remember(_key_of(scope, invocation_id), serving)
-        await self._carrier.carry(
-            live,
-            lambda: find(serving),
-            method=scope["method"],
-            target=path.encode() + b"?" + _query(scope, serving),
-            headers=headers,
-            body=body,
-            scope=scope,
-            receive=receive,
-            send=send,
-            reply_headers=reply_headers,
+        await self._passage.take(
+            scope,
+            receive,
+            send,
+            protocol=_PROTOCOL,
+            path=path,
+            session_id=session_id,
+            headers=named,
+            reply_headers=named,
         )
 
-    def _remember(self, key: _InvocationKey, session_id: str) -> None:
-        self._sessions[key] = session_id
-        if len(self._sessions) > _REMEMBERED:
-            self._sessions.popitem(last=False)
+    async def _session_of(self, scope: Scope, invocation_id: str) -> str:
+        """The session in which the invocation is looked for. Raises NotFound; no session begins by polling."""
+        asked = session_of(scope)
+        known = await self._known((*_agent_of(scope), invocation_id))
+        if known is None:
+            if asked is None:
+                raise _unknown(invocation_id)
+            await self._check_session(scope, asked)
+            return asked
+        if known.user != scope["cupola.caller"].user or asked not in (None, known.session):
+            raise _unknown(invocation_id)
+        await self._check_session(scope, known.session)
+        return known.session
+
+    async def _known(self, key: _InvocationKey) -> Invocation | None:
+        return self._recent.get(key) or await self._store.read(lambda conn: rows.get_invocation(conn, *key))
+
+    async def _check_session(self, scope: Scope, session_id: str) -> None:
+        key = (*_agent_of(scope), session_id)
+        session = await self._store.read(lambda conn: session_rows.get_session(conn, *key))
+        if session is None or session.desired is Desired.DELETED:
+            raise NotFound(
+                f"Session '{session_id}' of agent '{key[1]}' does not exist, so it serves no invocation.",
+                param="agent_session_id",
+            )
+
+    def _remember(self, scope: Scope, invocation_id: str, live: LiveSandbox) -> Invocation:
+        project, agent = _agent_of(scope)
+        user = scope["cupola.caller"].user
+        invocation = Invocation(project, agent, invocation_id, live.row.session_id, user, self._clock())
+        self._recent[(project, agent, invocation_id)] = invocation
+        if len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+        return invocation
+
+    async def _keep(self, invocation: Invocation) -> None:
+        """Stores it, and now and then forgets what is too old."""
+        if invocation.created_at - self._swept >= _BETWEEN_SWEEPS:
+            self._swept = invocation.created_at
+            self._store.write_later(partial(rows.delete_invocations, before=invocation.created_at - KEPT_SECONDS))
+        await self._store.write(lambda conn: rows.put_invocation(conn, invocation))
 
 
-def _key_of(scope: Scope, invocation_id: str) -> _InvocationKey:
-    return (scope["path_params"]["project"], scope["path_params"]["agent"], invocation_id)
+def _goes_on(head: Message) -> bool:
+    """Whether something is left to poll or to cancel: the agent has accepted only (202), or is still speaking.
 
-
-def _session_of(scope: Scope) -> str | None:
-    match = _SESSION.search(scope["query_string"])
-    return unquote_plus(match[1].decode("latin-1")) or None if match is not None else None
-
-
-def _query(scope: Scope, session_id: str) -> bytes:
-    """The caller's query as it came, without what was meant for the gateway, with the session that serves it."""
-    query: bytes = scope["query_string"]
-    kept = [part for part in query.split(b"&") if part and not part.startswith(_FOR_GATEWAY)]
-    return b"&".join([*kept, b"agent_session_id=" + session_id.encode()])
-
-
-async def _body(scope: Scope, receive: Receive) -> Body | None:
-    """The whole body if it came at once (it can be sent again then), else what has come and the rest as it comes.
-
-    None when the caller has left meanwhile.
+    A whole answer ends its invocation. Storing that as well would double the time of a short call.
     """
-    if scope["method"] == "GET":
-        return b""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        return None
-    if not message.get("more_body"):
-        return bytes(message.get("body", b""))
-    return _joined(message.get("body", b""), receive)
+    return head["status"] == ACCEPTED or find(head["headers"], b"content-length") is None
 
 
-async def _joined(first: bytes, receive: Receive) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for chunk in caller_body(receive):
-        yield chunk
+def _agent_of(scope: Scope) -> tuple[str, str]:
+    return (scope["path_params"]["project"], scope["path_params"]["agent"])
+
+
+def _named(invocation_id: str) -> tuple[Header, ...]:
+    return ((b"x-agent-invocation-id", invocation_id.encode()),)
+
+
+def _unknown(invocation_id: str) -> NotFound:
+    """The same words for what is not there and for what is another caller's."""
+    return NotFound(
+        f"You have no invocation '{invocation_id}' here; if the agent gave it this id by itself, "
+        "name its session in the query: agent_session_id=…",
+        param="agent_session_id",
+    )

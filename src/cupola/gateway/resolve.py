@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
-from cupola.agents import Agent
-from cupola.errors import Forbidden, NotFound
+from cupola.agents import Agent, AgentVersion
+from cupola.errors import BadRequest, Forbidden, NotFound
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
@@ -49,10 +49,12 @@ class Resolver:
         session_id: str | None = None,
         conversation: str | None = None,
         version: str | None = None,
+        protocol: str | None = None,
     ) -> LiveSandbox:
         """A ready sandbox for this request.
 
         `session_id` picks or makes that session; `conversation` binds one; without either a new session begins.
+        A version that does not declare `protocol` is refused before anything begins or starts.
         Raises NotFound, Forbidden, BadRequest, QuotaExceeded, or SessionNotReady with the evidence.
         """
         if (project, agent_name) in self._disabled:
@@ -65,6 +67,7 @@ class Resolver:
             live = self._sandboxes.live_of((project, agent_name, session_id))
             if live is not None and live.session is not None:
                 check_owner(live.session, caller.user)
+                _check_protocol(live.version, protocol)
                 if conversation is not None:
                     await self._bind(project, agent_name, conversation, session_id)
                 return live
@@ -73,7 +76,7 @@ class Resolver:
         if agent is None:
             raise NotFound(f"Agent '{agent_name}' does not exist in project '{project}'.", param="agent_name")
         if session_id is not None or conversation is None:
-            live = await self._of_session(agent, caller, session_id, version)
+            live = await self._of_session(agent, caller, session_id, version, protocol)
             if conversation is not None:
                 await self._bind(project, agent_name, conversation, live.row.session_id)
             return live
@@ -102,14 +105,15 @@ class Resolver:
             )
 
     async def _of_session(
-        self, agent: Agent, caller: Caller, session_id: str | None, wanted: str | None
+        self, agent: Agent, caller: Caller, session_id: str | None, wanted: str | None, protocol: str | None = None
     ) -> LiveSandbox:
         known = await self._known(agent, session_id)
         if known is not None:
             check_owner(known, caller.user)
             live = self._sandboxes.live_of(known.key)
-            return live or await self._resume(agent, known)
+            return live or await self._resume(agent, known, protocol)
         version = await self._choice.of(agent, wanted)
+        _check_protocol(version, protocol)
         if session_id is None:
             warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
             if warm is not None:
@@ -126,7 +130,7 @@ class Resolver:
         )
         return None if known is not None and known.desired is Desired.DELETED else known
 
-    async def _resume(self, agent: Agent, session: Session) -> LiveSandbox:
+    async def _resume(self, agent: Agent, session: Session, protocol: str | None = None) -> LiveSandbox:
         version = await self._store.read(
             lambda conn: agent_rows.get_version(conn, session.project, session.agent, session.version)
         )
@@ -135,4 +139,13 @@ class Resolver:
                 f"Session '{session.id}' is bound to version {session.agent}:{session.version}, which was deleted.",
                 param="agent_session_id",
             )
+        _check_protocol(version, protocol)
         return await self._sandboxes.ensure_ready(session, agent, version)
+
+
+def _check_protocol(version: AgentVersion, protocol: str | None) -> None:
+    if protocol is not None and version.definition.protocol(protocol) is None:
+        raise BadRequest(
+            f"Agent '{version.agent}' does not speak the {protocol} protocol; its definition declares "
+            f"{', '.join(p.protocol for p in version.definition.protocols)}.",
+        )

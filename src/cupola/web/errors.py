@@ -7,6 +7,7 @@ What is not one of our errors is logged in full and shown as a request id.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -68,14 +69,23 @@ def _type_of(status: int) -> str:
 
 def envelope(error: errors.CupolaError, request_id: str) -> dict[str, Any]:
     """`{"error": {...}}` as every client of the wire reads it."""
+    made = envelope_of(status_of(error), error.code, error.message, request_id)
+    made["error"]["param"] = error.param
+    made["error"]["details"] = [dict(detail) for detail in error.details]
+    made["error"]["additionalInfo"].update(error.extra)
+    return made
+
+
+def envelope_of(status: int, code: str, message: str, request_id: str) -> dict[str, Any]:
+    """The envelope around a status that is not one of our errors: a container's."""
     return {
         "error": {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "type": _type_of(status_of(error)),
-            "details": [dict(detail) for detail in error.details],
-            "additionalInfo": {"request_id": request_id, **error.extra},
+            "code": code,
+            "message": message,
+            "param": None,
+            "type": _type_of(status),
+            "details": [],
+            "additionalInfo": {"request_id": request_id},
         }
     }
 
@@ -83,7 +93,8 @@ def envelope(error: errors.CupolaError, request_id: str) -> dict[str, Any]:
 class ErrorEdge:
     """Gives every request its id, and every error its HTTP form.
 
-    A failure after the reply has begun can only end the connection; it is logged.
+    A failure after the reply has begun can only end the connection; it is logged. A WebSocket that is not accepted
+    yet gets the same replies, by ASGI's extension for them; one that is open is closed with 1011.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -100,11 +111,11 @@ class ErrorEdge:
 
         async def tagged(message: Message) -> None:
             nonlocal begun
-            if message["type"] == "http.response.start":
+            if message["type"] in _BEGINNINGS:
                 begun = True
                 encoded = request_id.encode("latin-1")
                 message["headers"] = [
-                    *message["headers"],
+                    *message.get("headers", ()),
                     (b"x-request-id", encoded),
                     (b"apim-request-id", encoded),
                 ]
@@ -115,21 +126,47 @@ class ErrorEdge:
         except errors.CupolaError as error:
             if begun:
                 log.warning("reply broken off", code=error.code, message=error.message, request_id=request_id)
+                await _break_off(scope, send)
                 raise
-            if scope["type"] == "http":
-                await _send_error(error, scope, request_id, tagged)
+            await _send_error(error, scope, request_id, tagged)
         except HTTPException as error:
-            if not begun and scope["type"] == "http":
+            if not begun:
                 await _send_error(_of_framework(error, scope), scope, request_id, tagged)
         except Exception:
             log.exception("request failed", request_id=request_id, path=scope["path"])
-            if begun or scope["type"] != "http":
+            if begun:
+                await _break_off(scope, send)
                 raise
             hidden = errors.CupolaError(
                 f"Cupola failed while it served this request. Its log has the reason under request id {request_id}.",
                 code="internal_error",
             )
             await _send_error(hidden, scope, request_id, tagged)
+
+
+_BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_DENIAL = "websocket.http.response"
+"""ASGI's extension by which a WebSocket is refused with a reply of HTTP."""
+
+
+async def refuse(scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Answers a request, or refuses a WebSocket: with 403 and no body if the server knows nothing better."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        if _DENIAL not in scope.get("extensions", {}):
+            await send({"type": "websocket.close"})
+            return
+        kind = _DENIAL
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": f"{kind}.start", "status": status, "headers": [*headers, length]})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+async def _break_off(scope: Scope, send: Send) -> None:
+    """Ends a WebSocket in words; of a reply that has begun nothing can be taken back."""
+    if scope["type"] == "websocket":
+        with contextlib.suppress(OSError, RuntimeError):  # the caller has left, or it is closed already
+            await send({"type": "websocket.close", "code": 1011, "reason": "Cupola failed; its log says why."})
 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
@@ -163,11 +200,8 @@ STATUS = {**STATUS, MethodNotAllowed: 405}
 
 async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, send: Send) -> None:
     status = status_of(error)
-    body = orjson.dumps(envelope(error, request_id))
-    message: Message = {"type": "http.response.start", "status": status, "headers": []}
-    headers = MutableHeaders(raw=message["headers"])
+    headers = MutableHeaders(raw=[])
     headers["content-type"] = "application/json"
-    headers["content-length"] = str(len(body))
     if status in _NO_RETRY:
         headers["x-should-retry"] = "false"
     if status == 401:
@@ -180,5 +214,4 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
     session = scope.get("cupola.session_id") or error.extra.get("agent_session_id")
     if session is not None:
         headers["x-agent-session-id"] = session
-    await send(message)
-    await send({"type": "http.response.body", "body": body})
+    await refuse(scope, send, status, headers.raw, orjson.dumps(envelope(error, request_id)))

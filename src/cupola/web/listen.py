@@ -29,6 +29,8 @@ _KEEP_ALIVE = 75
 _DRAIN = 5
 """Seconds that open requests get when the platform stops."""
 _BACKLOG = 2048
+MESSAGE_LIMIT = 1024 * 1024
+"""Bytes of one WebSocket message (control-plane.md §3); a longer one closes the connection with 1009."""
 
 
 class _Server(uvicorn.Server):
@@ -63,15 +65,26 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """One server on one socket."""
+    """One server on one socket. It takes WebSockets of up to `message_limit` bytes per message; 0 takes none."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, certificate: ServerCertificate | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        certificate: ServerCertificate | None = None,
+        *,
+        message_limit: int = 0,
+    ) -> None:
         self._socket = bound
         self.port: int = bound.getsockname()[1]
         config = uvicorn.Config(
             app,
             http="httptools",
-            ws="none",
+            ws="websockets-sansio" if message_limit else "none",
+            ws_max_size=message_limit,
+            ws_ping_interval=None,  # pings are the business of the two ends (control-plane.md §2.8)
+            ws_ping_timeout=None,
+            ws_per_message_deflate=False,  # costs memory per connection, and voice does not get smaller by it
             lifespan="off",
             log_config=None,
             log_level="warning",
