@@ -31,9 +31,11 @@ from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.background import Background
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
+from cupola.gateway.proxy import Silence
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
@@ -118,17 +120,21 @@ class Platform:
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
         self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
+        silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
+        self._recorder = Recorder(store, clock)
+        self.background = Background(store, self._carrier, self._recorder, clock)
         self.clients = _edge(
             ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
         )
 
     def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
-        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
+        carrier = self._carrier
         versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
-            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            responses=Responses(self._store, self._resolver, carrier, self._recorder, self.background, self._clock),
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
             health=Health(self._store, self.sandboxes),
@@ -137,20 +143,22 @@ class Platform:
     async def begin(self) -> None:
         """Picks up where an earlier process left off."""
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
-        await self._lost.platform_restarted(
-            {live.session.key: live for live in self.sandboxes.live if live.session is not None}
-        )
+        adopted = {live.session.key: live for live in self.sandboxes.live if live.session is not None}
+        for live, response in await self._lost.platform_restarted(adopted):
+            self.background.follow(live, response)
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
 
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
+        await self.background.aclose()
         await self.versions.aclose()
         await self.sandboxes.break_off()
         await self._upstream.aclose()
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
+        await self.background.aclose()
         await self.versions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._upstream.aclose()

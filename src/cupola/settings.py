@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     orphan_grace: float = Field(60, ge=0)
     """Seconds that a sandbox which no session owns may live before it is removed."""
 
+    stream_keep_alive: float = Field(15, ge=0)
+    """Seconds of silence after which a stream gets a comment, so that nothing on the way cuts it; 0 for none."""
+
+    stream_idle_cut: float = Field(0, ge=0)
+    """Seconds after which a stream that the container leaves silent is cut, as Azure does after 270; 0 for never."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header
-from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, _at_boundary, caller_body, forward
+from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, Silence, _at_boundary, caller_body, forward
 from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body, Upstream
 from tests.gateway.scripted import (
@@ -81,6 +81,7 @@ async def carry(
     method: str = "POST",
     body: Body = b"{}",
     keepalive: float = PATIENT,
+    cut: float = 0,
     last: bytes | None = None,
     heard: list[bytes] | None = None,
     extra: Sequence[Header] = (),
@@ -106,7 +107,7 @@ async def carry(
         on_chunk=None if heard is None else heard.append,
         on_lost=None if last is None else lost,
         on_end=ended,
-        keepalive=keepalive,
+        silence=Silence(keepalive, cut),
     )
 
 
