@@ -70,7 +70,8 @@ class EventTap:
                 if not end:
                     return self._let_go_if_large()
         if _TELLING.search(whole) is None:
-            self._numbered = whole
+            if b'"sequence_number"' in whole:
+                self._numbered = whole
             return whole
         return self._rewritten(whole)
 
@@ -158,4 +159,5 @@ def _data_of(event: bytes) -> Mapping[str, Any]:
 
 def _with_data(event: bytes, payload: Mapping[str, Any]) -> bytes:
     kept = [line for line in _LINE.split(event) if line and not line.startswith(b"data:")]
-    return b"\n".join([*kept, b"data: " + orjson.dumps(payload)])
+    rest_of_line_end = event[:1] if event.startswith(b"\n") else b""  # of a CR LF that was torn apart
+    return rest_of_line_end + b"\n".join([*kept, b"data: " + orjson.dumps(payload)])

@@ -397,7 +397,8 @@ def _asked(project: str, caller: Caller, ask: Ask, session_id: str, now: float) 
         conversation=ask.conversation,
         background=ask.background,
     )
-    return Asked(row, ask.previous, input_items_of(ask.body.get("input"), response_id), ask.store)
+    items = input_items_of(ask.body.get("input"), response_id) if ask.store else ()
+    return Asked(row, ask.previous, items, ask.store)
 
 
 def _require_own(
