@@ -186,6 +186,23 @@ async def test_a_caller_who_leaves_is_noticed(tmp_path: Path) -> None:
         assert all(live.open_requests == 0 for live in platform.platform.sandboxes.live)
 
 
+async def test_a_silent_stream_may_be_cut(tmp_path: Path) -> None:
+    """As Azure cuts it: without a last event, in the middle; and the response has failed, with a reason."""
+    async with open_platform(
+        tmp_path, slow(asyncio.Event()), stream_keep_alive=0.005, stream_idle_cut=0.05
+    ) as platform:
+        await platform.create_version()
+        answer = await platform.ask(stream=True)
+        assert b": keep-alive" in answer.body
+        kinds = [one["type"] for one in events_of(answer)]
+        assert kinds == ["response.created", "response.output_text.delta"]
+        (request,) = asked_of(platform)
+        body = await retrieved(platform, request.headers["x-agent-response-id"])
+        assert body["status"] == "failed"
+        assert "stream_idle_cut" in body["error"]["message"]
+        await wait_until(lambda: platform.sandbox.abandoned > 0)
+
+
 async def test_what_its_caller_left_is_cancelled(tmp_path: Path) -> None:
     """As the adapters end it: a foreground response does not stay in progress when nobody listens any more."""
     gate, left, begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -751,6 +768,48 @@ async def test_a_refusal_of_the_process_passes(tmp_path: Path) -> None:
         response = await platform.hear(background=True)
         refused = await platform.call("POST", f"{BASE}/responses/{response['id']}/cancel")
         assert (refused.status, refused.json()) == (400, refusal)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_container_without_replay(tmp_path: Path, status: int) -> None:
+    """Whatever it answers instead of a stream: a sentence, and a status that fits a response that is there."""
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        if "stream=true" in request.path:
+            return Reply(status, {"content-type": "application/json"}, b"{}")
+        if request.method == "GET":
+            return Reply(200, {"content-type": "application/json"}, b'{"status":"queued"}')
+        return Reply(200, {"content-type": "application/json"}, orjson.dumps(response_body(request, "", "queued")))
+
+    async with open_platform(tmp_path, Behaviour(handler=answer)) as platform:
+        await platform.create_version()
+        response = await platform.hear(background=True)
+        refused = await platform.call("GET", f"{BASE}/responses/{response['id']}?stream=true")
+        assert (refused.status, refused.error["param"]) == (400, "stream")
+
+
+async def test_a_replay_looks_like_the_first_time(tmp_path: Path) -> None:
+    """Filled in, without the framework's own fields, under the platform's id; numbers as they were."""
+
+    async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+        return Reply(200, EVENTS, events(request))
+
+    async def events(request: Request) -> AsyncIterator[bytes]:
+        first = {"id": "own", "internal_metadata": {"step": 1}}
+        if request.method == "POST":
+            yield event(0, "response.created", response=first)
+        yield event(1, "response.output_text.delta", delta="hi")
+        yield event(2, "response.completed", response={**first, "status": "completed"})
+
+    async with open_platform(tmp_path, Behaviour(handler=answer)) as platform:
+        await platform.create_version()
+        heard = events_of(await platform.ask(background=True, stream=True, metadata={"k": "v"}))
+        path = f"{BASE}/responses/{heard[0]['response']['id']}?stream=true&starting_after=0"
+        replayed = events_of(await platform.call("GET", path))
+        assert asked_of(platform)[-1].path.startswith("/responses/own?")
+        assert [one["sequence_number"] for one in replayed] == [1, 2]
+        assert replayed == heard[1:]
+        assert "internal_metadata" not in str(replayed)
 
 
 @pytest.mark.parametrize("after", ["x", "1.5", "³"])

@@ -216,6 +216,7 @@ class Responses:
             receive=receive,
             send=send,
             reply_headers=[],
+            on_whole=_no_events,
             on_chunk=(tap := EventTap(_replayed(found, self._clock))),
             on_end=tap.finish_or_none,
         )
@@ -439,6 +440,17 @@ def _replayed(
         return for_client(answer.filled(start, found, body, status, clock()))
 
     return show
+
+
+async def _no_events(status: int, raw: bytes) -> bytes:
+    """What a container answers instead of a replay: a plain one has none, whatever it says."""
+    if status in NOT_THERE or status == 200:
+        raise BadRequest(
+            "The agent's container does not repeat streams; retrieve the response without 'stream'.",
+            code="invalid_request_error",
+            param="stream",
+        )
+    return raw
 
 
 def _not_to_cancel(message: str) -> BadRequest:
