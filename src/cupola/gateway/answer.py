@@ -13,22 +13,26 @@ from typing import Any
 from cupola.conversations import CONTAINER_ID, StoredResponse, for_client
 from cupola.gateway.asking import stored_item
 
-_NEVER_NULL = ("object", "created_at", "status", "model", "output", "parallel_tool_calls", "tool_choice", "tools")
-_ECHOED = (
-    "instructions",
-    "max_output_tokens",
-    "max_tool_calls",
-    "model",
-    "parallel_tool_calls",
-    "reasoning",
-    "safety_identifier",
-    "temperature",
-    "text",
-    "tool_choice",
-    "tools",
-    "top_p",
-    "truncation",
-    "user",
+_NEVER_NULL = ("object", "created_at", "model", "output", "parallel_tool_calls", "tool_choice", "tools")
+_ECHOED = frozenset(
+    {
+        "instructions",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "model",
+        "parallel_tool_calls",
+        "previous_response_id",
+        "reasoning",
+        "safety_identifier",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_p",
+        "truncation",
+        "user",
+    }
 )
 """What a response repeats of its request."""
 
@@ -55,21 +59,22 @@ _PLAIN: Mapping[str, Any] = {
 
 def defaults(asked: Mapping[str, Any], known: StoredResponse) -> dict[str, Any]:
     """What stands in a response unless its container says otherwise. `asked` is the request's body, if at hand."""
-    echoed = {key: asked[key] for key in _ECHOED if asked.get(key) is not None}
-    return {
+    start = {
         **_PLAIN,
         "id": known.id,
         "created_at": int(known.created_at),
         "model": known.agent,
         "output": [],
         "background": known.background,
-        "previous_response_id": asked.get("previous_response_id"),
+        "previous_response_id": None,
         "conversation": None if known.conversation is None else {"id": known.conversation},
         "agent_reference": {"type": "agent_reference", "name": known.agent},
-        "metadata": asked.get("metadata") or {},
         "store": True,
-        **echoed,
     }
+    for field, value in asked.items():
+        if field in _ECHOED and value is not None:
+            start[field] = value
+    return start
 
 
 def filled(
@@ -78,15 +83,15 @@ def filled(
     """The container's `body` over `start` (see `defaults`); `status` is what it means when it says none."""
     made = {**start, **body}
     for field in _NEVER_NULL:
-        if made.get(field) is None:
-            made[field] = start.get(field)
-    if not isinstance(made["status"], str):
-        made["status"] = status
-    if made["status"] == "completed" and made["completed_at"] is None:
+        if made[field] is None:
+            made[field] = start[field]
+    said = made.get("status")
+    if not isinstance(said, str):
+        said = made["status"] = status
+    if said == "completed" and made["completed_at"] is None:
         made["completed_at"] = int(now)
-    own = body.get("id")
-    if own != known.id:
-        made["id"] = known.id
+    if made["id"] != known.id:
+        own, made["id"] = made["id"], known.id
         if isinstance(own, str) and own:
             made[CONTAINER_ID] = own
     made["agent_session_id"] = known.session
@@ -120,6 +125,8 @@ def _items(output: object, near: str) -> list[Any]:
     """Output items with ids: what has none could be neither stored nor continued."""
     if not isinstance(output, list):
         return []
+    if all(not isinstance(item, dict) or isinstance(item.get("id"), str) for item in output):
+        return output
     return [
         stored_item(item, near) if isinstance(item, dict) and not isinstance(item.get("id"), str) else item
         for item in output

@@ -85,6 +85,7 @@ class Background:
         self._clock = clock
         self.pauses = pauses
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def run(self, work: Coroutine[Any, Any, None], receive: Receive, relay: Relay) -> None:
         """Runs `work`, which answers through `relay`, to its end; returns as soon as the caller has left."""
@@ -102,11 +103,14 @@ class Background:
 
     def follow(self, live: LiveSandbox, response: StoredResponse) -> None:
         """Follows a stored response until it has ended, in a task of its own."""
+        if self._closed:
+            return
         live.background.add(response.id)
         self._begin(self._follow(live, response)).add_done_callback(_log_failure)
 
     async def aclose(self) -> None:
         """Lets go of all that runs; what is unfinished stays so in the store."""
+        self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cupola.conversations import FINAL_STATUSES, StoredResponse, cancelled_body, failed_body, for_client
+from cupola.conversations import CONTAINER_ID, FINAL_STATUSES, StoredResponse, cancelled_body, failed_body, for_client
 from cupola.errors import BadRequest, NotFound
 from cupola.gateway import answer
 from cupola.gateway.asking import Ask, input_items_of, read_ask
@@ -132,12 +132,10 @@ class Responses:
         first.background.add(response_id)
         try:
             await carrying
-            going_on = exchange.going_on
-            if going_on is not None:
-                self._background.follow(exchange.live, going_on)
         finally:
-            if exchange.going_on is None or exchange.live is not first:
-                first.background.discard(response_id)
+            first.background.discard(response_id)
+            if (going_on := exchange.going_on) is not None:
+                self._background.follow(exchange.live, going_on)
 
     async def _check_context(self, project: str, caller: Caller, ask: Ask) -> None:
         """What the request continues must exist and be the caller's own."""
@@ -334,6 +332,8 @@ class _Exchange:
             body = answer.failed_with(body)
         filled = self._filled(body, "completed")
         await self._recorder.keep(self.asked, filled)
+        if CONTAINER_ID not in filled and b"internal_metadata" not in raw:
+            return orjson.dumps(filled)  # as nearly always: nothing to hide
         return orjson.dumps(for_client(filled))
 
     async def _event(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
