@@ -598,6 +598,36 @@ async def test_ids_are_the_platforms(tmp_path: Path) -> None:
         assert all(b"response_id" not in request.body for request in asked_of(platform))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        "",
+        None,
+        [{}],
+        [{"type": None, "content": 5}],
+        [{"type": ["message"], "id": 7}],
+        [{"type": "message", "role": 5, "content": {"text": []}}],
+        [{"id": "same", "content": "a"}, {"id": "same", "content": "b"}],
+        [{"type": "item_reference", "id": "msg_nobody"}],
+        [{"type": "item_reference"}],
+        [{"type": "function_call_output", "call_id": "c", "output": "\u0000"}],
+    ],
+)
+async def test_odd_input_is_kept_as_well_as_it_can_be(platform: PlatformUnderTest, given: object) -> None:
+    """The agent decides what it means; the platform keeps it, in a conversation too, and shows it again."""
+    await platform.create_version()
+    conversation = await platform.conversation()
+    answer = await platform.call("POST", f"{BASE}/responses", {"input": given, "conversation": conversation})
+    assert answer.status == 200, answer.body
+    for path in (f"responses/{answer.json()['id']}/input_items", f"conversations/{conversation}/items"):
+        shown = await platform.call("GET", f"{BASE}/{path}")
+        assert shown.status == 200
+        assert all(isinstance(item["id"], str) for item in shown.json()["data"])
+    again = await platform.ask("go on", previous_response_id=answer.json()["id"])
+    assert again.status == 200
+
+
 async def test_references_do_not_overwrite_what_they_name(platform: PlatformUnderTest) -> None:
     """An `item_reference` in the input names a stored item, which stays as it is."""
     await platform.create_version()

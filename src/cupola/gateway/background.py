@@ -46,7 +46,7 @@ class Pauses:
 
     first: float = 0.2
     longest: float = 5.0
-    denials: int = 3
+    denials: int = 5
     failures: int = 12
 
 
