@@ -2,12 +2,13 @@
 # The first Python of at least 3.11 is taken; `make PYTHON=/path/to/python3 demo` takes another.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-wire bench fmt check docs pins clean
+.PHONY: help demo serve test test-all test-wire fuzz bench fmt check docs pins clean
 .DELETE_ON_ERROR:
 
 export PYTHON
 BIN := .venv/bin
 WORKERS ?= auto
+SEED ?= 1
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 help:  ## show the targets
@@ -27,6 +28,9 @@ test-all: .venv/.dev  ## run the tests; what cannot run here fails instead of be
 
 test-wire: .venv/.dev  ## run the official clients against the platform
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/wire $(ARGS)
+
+fuzz: .venv/.dev  ## send ten thousand bad requests; SEED=n draws others
+	$(BIN)/python -m tests.fuzz --seed $(SEED) $(ARGS)
 
 bench: .venv/.dev  ## measure, each case beside the bare thing
 	$(BIN)/python -m benchmarks $(ARGS)

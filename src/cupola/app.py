@@ -24,6 +24,8 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -41,6 +43,7 @@ from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
 from cupola.installation import Installation, Layout, Running
+from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
@@ -119,14 +122,15 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self._upstream = Upstream()
-        self._resolver = Resolver(store, self.sandboxes, self.versions, patience=_VERSION_PATIENCE)
+        self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
+        self._resolver = Resolver(store, self.sandboxes, self._choice)
+        self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
         self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
-        self.clients = _edge(
-            ClientAuth(_router(routes.client_routes(self._handlers(tokens, layout))), tokens, routes.OPEN)
-        )
+        self.routes = routes.client_routes(self._handlers(tokens, layout))
+        self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
 
     def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
         carrier = self._carrier
@@ -134,10 +138,12 @@ class Platform:
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
             versions=versions,
+            sessions=self._sessions,
             responses=Responses(self._store, self._resolver, carrier, self._recorder, self.background, self._clock),
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
             health=Health(self._store, self.sandboxes),
+            openapi=OpenApi(),
         )
 
     async def begin(self) -> None:
@@ -153,6 +159,7 @@ class Platform:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.background.aclose()
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.break_off()
         await self._upstream.aclose()
 
@@ -160,6 +167,7 @@ class Platform:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.background.aclose()
         await self.versions.aclose()
+        await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._upstream.aclose()
 

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.openapi import OpenApi
+from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -28,8 +30,9 @@ from cupola.identity import Caller, Role
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+SESSIONS = AGENT + "/endpoint/sessions"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
-OPEN = frozenset({"/cupola/health"})
+OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
 
 OPENAI_BASES = (
@@ -46,10 +49,12 @@ class Handlers:
 
     agents: Agents
     versions: Versions
+    sessions: Sessions
     responses: Responses
     conversations: Conversations
     invocations: Invocations
     health: Health
+    openapi: OpenApi
 
 
 def client_routes(to: Handlers) -> list[BaseRoute]:
@@ -60,6 +65,11 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
+        call("GET", SESSIONS, to.sessions.list, USE),
+        call("POST", SESSIONS, to.sessions.create, USE),
+        call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
+        call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
+        call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -75,6 +85,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
+        call("GET", "/openapi.json", to.openapi.get),
     ]
 
 

@@ -7,15 +7,21 @@ Source: control-plane.md §2.5, design.md §5.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from cupola.agents import Failure
+from cupola.errors import BadRequest
 
 LIFETIME = 30 * 24 * 3600
 """Seconds after the last access at which a session expires with its files (control-plane.md §3)."""
+
+
+MAX_SESSION_ID = 128
+_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SESSION_ID}}}\Z")
 
 
 class Desired(StrEnum):
@@ -146,3 +152,12 @@ def is_idle(activity: Activity, idle_timeout: float, now: float) -> bool:
     if activity.open_requests or activity.background_responses:
         return False
     return now - activity.last >= idle_timeout
+
+
+def check_session_id(session_id: str) -> None:
+    """Raises BadRequest unless the id is 1 to 128 ASCII letters, digits, hyphens and underscores."""
+    if not _ID.fullmatch(session_id):
+        raise BadRequest(
+            f"The session id must be 1 to {MAX_SESSION_ID} ASCII letters, digits, hyphens and underscores.",
+            param="agent_session_id",
+        )

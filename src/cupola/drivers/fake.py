@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -150,8 +151,11 @@ class FakeSandbox:
         return self.address
 
     async def _listen(self) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        # Nothing here can be cancelled before the server is one of those that `aclose` closes.
+        bound = socket.create_server(("127.0.0.1", 0))
+        server = await asyncio.start_server(self._serve, sock=bound, start_serving=False)
         self._servers.append(server)
+        await server.start_serving()
         return server
 
     def exit(self, code: int) -> None:

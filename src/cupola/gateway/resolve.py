@@ -7,47 +7,27 @@ one, a version that is still being made) takes the slow path. Binding rules: con
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Sequence
-from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from cupola.agents import Agent, AgentVersion, VersionStatus, choose_version
-from cupola.errors import BadRequest, Forbidden, NotFound, SessionNotReady
+from cupola.agents import Agent
+from cupola.errors import Forbidden, NotFound
 from cupola.identity import Caller
+from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.live import LiveSandbox, SessionKey
-from cupola.sandboxes.ready import Sandboxes, check_owner, not_ready
-from cupola.sessions import Desired, Session
+from cupola.sandboxes.ready import Sandboxes, check_owner
+from cupola.sessions import Desired, Session, check_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows
 
-MAX_SESSION_ID = 128
-
-
-class Provisioning(Protocol):
-    """What this module needs of `sandboxes.reconcile.Versions`."""
-
-    async def settled(self, version: AgentVersion, timeout: float) -> AgentVersion | None: ...
-
 
 class Resolver:
-    """Finds or makes the sandbox of a request. `patience` is how long it waits for a version that is being made."""
+    """Finds or makes the sandbox of a request."""
 
-    def __init__(
-        self,
-        store: Store,
-        sandboxes: Sandboxes,
-        provisioning: Provisioning,
-        *,
-        patience: float,
-        dice: random.Random | None = None,
-    ) -> None:
+    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice) -> None:
         self._store = store
         self._sandboxes = sandboxes
-        self._provisioning = provisioning
-        self._patience = patience
-        self._dice = dice or random.Random()  # noqa: S311 (weights of traffic, no secret)
+        self._choice = choice
         self._disabled: set[tuple[str, str]] = set()
         self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -85,7 +65,7 @@ class Resolver:
                 if conversation is not None:
                     await self._bind(project, agent_name, conversation, session_id)
                 return live
-            _check_session_id(session_id)
+            check_session_id(session_id)
         agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, agent_name))
         if agent is None:
             raise NotFound(f"Agent '{agent_name}' does not exist in project '{project}'.", param="agent_name")
@@ -126,7 +106,7 @@ class Resolver:
             check_owner(known, caller.user)
             live = self._sandboxes.live_of(known.key)
             return live or await self._resume(agent, known)
-        version = await self._version(agent, wanted)
+        version = await self._choice.of(agent, wanted)
         if session_id is None:
             warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
             if warm is not None:
@@ -153,58 +133,3 @@ class Resolver:
                 param="agent_session_id",
             )
         return await self._sandboxes.ensure_ready(session, agent, version)
-
-    async def _version(self, agent: Agent, wanted: str | None) -> AgentVersion:
-        """The version on which a new session begins; waits for one that is being made if there is no other."""
-        candidates = await self._candidates(agent, wanted)
-        chosen = self._choose(agent, candidates, wanted)
-        if chosen is not None:
-            return chosen
-        making = next((v for v in candidates if v.status is VersionStatus.CREATING), None)
-        if making is not None:
-            settled = await self._provisioning.settled(making, self._patience)
-            if settled is not None and settled.status is VersionStatus.CREATING:
-                raise BadRequest(
-                    f"Agent version is still being provisioned: {making.agent}:{making.version} is in phase "
-                    f"{settled.phase}. Poll the version until its status is active.",
-                    code="bad_request",
-                )
-            candidates = await self._candidates(agent, wanted)
-            chosen = self._choose(agent, candidates, wanted)
-            if chosen is not None:
-                return chosen
-        raise _no_version(agent, candidates, wanted)
-
-    async def _candidates(self, agent: Agent, wanted: str | None) -> Sequence[AgentVersion]:
-        def question(conn: Any) -> Sequence[AgentVersion]:
-            if wanted is None:
-                return agent_rows.newest_versions(conn, agent.project, agent.name, include_drafts=False)
-            version = agent_rows.get_version(conn, agent.project, agent.name, wanted)
-            return [] if version is None else [version]
-
-        return await self._store.read(question)
-
-    def _choose(self, agent: Agent, candidates: Sequence[AgentVersion], wanted: str | None) -> AgentVersion | None:
-        if wanted is None:
-            return choose_version(agent, candidates, self._dice)
-        return next((v for v in candidates if v.status is VersionStatus.ACTIVE), None)
-
-
-def _no_version(agent: Agent, candidates: Sequence[AgentVersion], wanted: str | None) -> NotFound | SessionNotReady:
-    failed = next((v for v in candidates if v.failure is not None), None)
-    if failed is not None and failed.failure is not None:
-        error = not_ready(failed.failure, None)
-        error.message = f"Version {failed.agent}:{failed.version} failed to provision: {failed.failure.message}"
-        return error
-    what = "no active version" if wanted is None else f"no version '{wanted}'"
-    return NotFound(f"Agent '{agent.name}' has {what}. Create one first.", param="agent_reference.version")
-
-
-def _check_session_id(session_id: str) -> None:
-    if not 0 < len(session_id) <= MAX_SESSION_ID or not session_id.replace("-", "").replace("_", "").isalnum():
-        raise BadRequest(
-            f"The session id must be 1 to {MAX_SESSION_ID} letters, digits, hyphens and underscores.",
-            param="agent_session_id",
-        )
-    if not session_id.isascii():
-        raise BadRequest("The session id must be ASCII.", param="agent_session_id")

@@ -18,7 +18,10 @@ MAX_LIMIT = 100
 
 
 def page_from(query: QueryParams) -> Page:
-    """`limit` (1 to 100, default 20), `order`, `after`, `before`. Raises BadRequest naming the parameter."""
+    """`limit` (1 to 100, default 20), `order`, `after` (azd: `pagination_token`), `before`.
+
+    Raises BadRequest naming the parameter.
+    """
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise BadRequest(f"'order' is '{order}'; it must be asc or desc.", param="order")
@@ -29,7 +32,7 @@ def page_from(query: QueryParams) -> Page:
     return Page(
         limit=limit,
         order="asc" if order == "asc" else "desc",
-        after=query.get("after") or None,
+        after=query.get("after") or query.get("pagination_token") or None,
         before=query.get("before") or None,
     )
 

@@ -1,0 +1,224 @@
+"""Every operation that clients may ask for: its name, what it takes, and how it succeeds.
+
+Names are those of the SDK (`agents.create_version`). A test holds this table to the routes, one entry for each.
+`{openai}` stands for the four bases of the OpenAI client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+JSON = ("application/json",)
+EVENTS = ("application/json", "text/event-stream")
+ANYTHING = ("*/*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`bodies` are the schemas of the request by media type, `reply` the media types of what comes back."""
+
+    id: str
+    summary: str
+    success: tuple[int, ...] = (200,)
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    bodies: Mapping[str, Schema] = field(default_factory=dict)
+    reply: tuple[str, ...] = JSON
+
+
+def _ref(model: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{model}"}
+
+
+def _object(*required: str, **properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+def _json(schema: Schema, *kinds: str) -> Mapping[str, Schema]:
+    return dict.fromkeys(kinds or JSON, schema)
+
+
+_TEXT: Schema = {"type": "string"}
+_FLAG: Schema = {"type": "boolean"}
+_FREE: Schema = {"type": "object"}
+_METADATA: Schema = {
+    "type": "object",
+    "propertyNames": {"maxLength": 64},
+    "additionalProperties": {"type": "string", "maxLength": 512},
+    "maxProperties": 16,
+}
+_VERSION = {"api-version": _TEXT}
+_FORCE = {**_VERSION, "force": _FLAG}
+_PAGE = {
+    **_VERSION,
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+    "order": {"enum": ["asc", "desc"]},
+    "after": _TEXT,
+    "before": _TEXT,
+}
+_SESSION = {**_VERSION, "agent_session_id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"}}
+
+_NEW_VERSION = _object(
+    "definition",
+    definition=_ref("Definition"),
+    description=_TEXT,
+    metadata=_METADATA,
+    draft=_FLAG,
+)
+_CONFIGURATION = {
+    "agent_endpoint": {"type": ["object", "null"]},
+    "agent_card": {"type": ["object", "null"]},
+}
+_NEW_AGENT = _object("name", "definition", **{**_NEW_VERSION["properties"], "name": _TEXT, **_CONFIGURATION})
+_UPLOAD = _object("metadata", "code", metadata=_TEXT, code={"type": "string", "format": "binary"})
+_VERSION_BODIES = {"application/json": _NEW_VERSION, "multipart/form-data": _UPLOAD}
+
+_ITEM = _object("type", type=_TEXT, role=_TEXT, content={"anyOf": [_TEXT, _list(_FREE)]})
+_RESPONSE = _object(
+    input={"anyOf": [_TEXT, _list(_ITEM)]},
+    agent_reference=_object("name", name=_TEXT, type=_TEXT, version=_TEXT),
+    agent_session_id=_SESSION["agent_session_id"],
+    background=_FLAG,
+    conversation={"anyOf": [_TEXT, _object("id", id=_TEXT)]},
+    instructions=_TEXT,
+    metadata=_METADATA,
+    model=_TEXT,
+    previous_response_id=_TEXT,
+    store=_FLAG,
+    stream=_FLAG,
+)
+_CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20}, metadata=_METADATA)
+
+_PROJECT = "/api/projects/{project}"
+_AGENT = _PROJECT + "/agents/{agent}"
+_ENDPOINT = _AGENT + "/endpoint"
+_PROTOCOLS = _ENDPOINT + "/protocols"
+
+OPERATIONS: Mapping[str, Operation] = {
+    # Agents (control-plane.md §2.1, §2.3)
+    f"GET {_PROJECT}/agents": Operation("agents.list", "List agents", query={**_PAGE, "kind": _TEXT}),
+    f"POST {_PROJECT}/agents": Operation(
+        "agents.create",
+        "Create an agent with its first version",
+        query=_VERSION,
+        bodies={"application/json": _NEW_AGENT, "multipart/form-data": _UPLOAD},
+    ),
+    f"GET {_AGENT}": Operation("agents.get", "Get an agent", query=_VERSION),
+    f"POST {_AGENT}": Operation(
+        "agents.update", "Update an agent by a new version", query=_VERSION, bodies=_VERSION_BODIES
+    ),
+    f"PATCH {_AGENT}": Operation(
+        "agents.update_details",
+        "Change an agent's endpoint and card by merge patch",
+        query=_VERSION,
+        bodies=_json(_object(**_CONFIGURATION), "application/merge-patch+json", "application/json"),
+    ),
+    f"DELETE {_AGENT}": Operation("agents.delete", "Delete an agent", query=_FORCE),
+    f"POST {_AGENT}:enable": Operation("agents.enable", "Enable an agent", success=(204,), query=_VERSION),
+    f"POST {_AGENT}:disable": Operation("agents.disable", "Disable an agent", success=(204,), query=_VERSION),
+    # Versions (§2.2, §2.4)
+    f"GET {_AGENT}/versions": Operation(
+        "agents.list_versions", "List an agent's versions", query={**_PAGE, "include_drafts": _FLAG}
+    ),
+    f"POST {_AGENT}/versions": Operation(
+        "agents.create_version", "Create a version", query=_VERSION, bodies=_VERSION_BODIES
+    ),
+    f"GET {_AGENT}/versions/{{version}}": Operation("agents.get_version", "Get a version", query=_VERSION),
+    f"DELETE {_AGENT}/versions/{{version}}": Operation("agents.delete_version", "Delete a version", query=_FORCE),
+    f"GET {_AGENT}/code:download": Operation(
+        "agents.download_code",
+        "Download the code of a version",
+        query={**_VERSION, "agent_version": _TEXT},
+        reply=("application/zip",),
+    ),
+    # Sessions (§2.5)
+    f"GET {_ENDPOINT}/sessions": Operation(
+        "sessions.list", "List sessions", query={**_PAGE, "pagination_token": _TEXT}
+    ),
+    f"POST {_ENDPOINT}/sessions": Operation(
+        "sessions.create", "Create a session", success=(201,), query=_VERSION, bodies=_json(_ref("NewSession"))
+    ),
+    f"GET {_ENDPOINT}/sessions/{{session}}": Operation("sessions.get", "Get a session", query=_VERSION),
+    f"POST {_ENDPOINT}/sessions/{{session}}:stop": Operation(
+        "sessions.stop", "Stop a session's sandbox, keeping its files", success=(204,), query=_VERSION
+    ),
+    f"DELETE {_ENDPOINT}/sessions/{{session}}": Operation(
+        "sessions.delete", "Delete a session with its files", success=(204,), query=_VERSION
+    ),
+    # Responses and conversations (§2.8, §2.9)
+    "POST {openai}/responses": Operation(
+        "responses.create", "Ask an agent", query=_VERSION, bodies=_json(_RESPONSE), reply=EVENTS
+    ),
+    "GET {openai}/responses/{response}": Operation(
+        "responses.retrieve",
+        "Get a response, or replay its stream",
+        query={**_VERSION, "stream": _FLAG, "starting_after": {"type": "integer", "minimum": 0}},
+        reply=EVENTS,
+    ),
+    "POST {openai}/responses/{response}/cancel": Operation(
+        "responses.cancel", "Cancel a background response", query=_VERSION
+    ),
+    "DELETE {openai}/responses/{response}": Operation("responses.delete", "Delete a response", query=_VERSION),
+    "GET {openai}/responses/{response}/input_items": Operation(
+        "responses.input_items", "List what a response was given", query=_PAGE
+    ),
+    "POST {openai}/conversations": Operation(
+        "conversations.create", "Create a conversation", query=_VERSION, bodies=_json(_CONVERSATION)
+    ),
+    "GET {openai}/conversations/{conversation}": Operation(
+        "conversations.retrieve", "Get a conversation", query=_VERSION
+    ),
+    "POST {openai}/conversations/{conversation}": Operation(
+        "conversations.update",
+        "Change a conversation's metadata",
+        query=_VERSION,
+        bodies=_json(_object("metadata", metadata=_METADATA)),
+    ),
+    "DELETE {openai}/conversations/{conversation}": Operation(
+        "conversations.delete", "Delete a conversation", query=_VERSION
+    ),
+    "GET {openai}/conversations/{conversation}/items": Operation(
+        "conversations.items.list", "List a conversation's items", query=_PAGE
+    ),
+    "POST {openai}/conversations/{conversation}/items": Operation(
+        "conversations.items.create",
+        "Add items to a conversation",
+        query=_VERSION,
+        bodies=_json(_object("items", items={"type": "array", "items": _ITEM, "maxItems": 20})),
+    ),
+    "GET {openai}/conversations/{conversation}/items/{item}": Operation(
+        "conversations.items.retrieve", "Get an item", query=_VERSION
+    ),
+    "DELETE {openai}/conversations/{conversation}/items/{item}": Operation(
+        "conversations.items.delete", "Delete an item", query=_VERSION
+    ),
+    # Invocations (§2.8)
+    f"POST {_PROTOCOLS}/invocations": Operation(
+        "invocations.create",
+        "Invoke an agent",
+        success=(200, 202),
+        query=_SESSION,
+        bodies={"application/json": {}, "application/octet-stream": {"type": "string", "format": "binary"}},
+        reply=ANYTHING,
+    ),
+    f"GET {_PROTOCOLS}/invocations/{{invocation}}": Operation(
+        "invocations.get", "Poll an invocation", query=_SESSION, reply=ANYTHING
+    ),
+    f"POST {_PROTOCOLS}/invocations/{{invocation}}/cancel": Operation(
+        "invocations.cancel", "Cancel an invocation", query=_SESSION, reply=ANYTHING
+    ),
+    f"GET {_PROTOCOLS}/invocations/docs/{{document}}": Operation(
+        "invocations.docs", "Get the agent's own description of its invocations", query=_SESSION, reply=ANYTHING
+    ),
+    # Cupola's own
+    "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
+    "GET /cupola/status": Operation("cupola.status", "What runs"),
+    "GET /openapi.json": Operation("cupola.openapi", "This document"),
+}

@@ -1,0 +1,213 @@
+"""The sessions of an agent's endpoint: create, get, list, stop, delete (control-plane.md §2.5).
+
+A caller sees its own sessions; an operator sees all. What serves a session is the business of `sandboxes/`: here its
+wishes are written down and its status is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cupola.agents import LATEST, Agent, AgentVersion
+from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
+from cupola.identity import Caller, Role
+from cupola.sandboxes.choice import VersionChoice
+from cupola.sandboxes.ready import Sandboxes, check_owner
+from cupola.sessions import Desired, Session, check_session_id
+from cupola.store import Store
+from cupola.store import agents as agent_rows
+from cupola.store import sessions as rows
+from cupola.web.body import read_object
+from cupola.web.paging import cursor_list, page_from
+from cupola.web.reply import json_reply, no_content
+from cupola.web.wire import read_model, show_failure
+
+log = structlog.get_logger()
+
+
+class _VersionIndicator(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: str = "version_ref"
+    agent_version: str
+
+
+class NewSession(BaseModel):
+    """The body of a create; all of it may be left out."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    agent_session_id: str | None = None
+    version_indicator: _VersionIndicator | None = None
+
+
+class Sessions:
+    """Handlers of `…/agents/{agent}/endpoint/sessions…`. `clock` gives unix seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        sandboxes: Sandboxes,
+        choice: VersionChoice,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._sandboxes = sandboxes
+        self._choice = choice
+        self._clock = clock
+        self._starts: set[asyncio.Task[None]] = set()
+
+    async def create(self, request: Request) -> Response:
+        """`POST sessions`: 201 at once; the sandbox starts behind it."""
+        agent, caller = await self._agent(request), _caller(request)
+        wanted = _read_new(read_model(NewSession, await read_object(request)))
+        _require_enabled(agent)
+        if wanted.agent_session_id is not None:
+            await self._require_unused(agent, wanted.agent_session_id)
+        indicator = wanted.version_indicator
+        named = None if indicator is None else indicator.agent_version
+        version = await self._choice.of(agent, named, param="version_indicator.agent_version")
+        session = await self._begin(agent, version, caller, wanted.agent_session_id)
+        return json_reply(self._show(session), 201)
+
+    async def get(self, request: Request) -> Response:
+        return json_reply(self._show(await self._session(request)))
+
+    async def list(self, request: Request) -> Response:
+        agent, caller = await self._agent(request), _caller(request)
+        page = page_from(request.query_params)
+        mine = None if caller.role.covers(Role.OPERATOR) else caller.user
+        found = await self._store.read(lambda conn: rows.list_sessions(conn, agent.project, agent.name, page, mine))
+        return json_reply(cursor_list(found, self._show, lambda session: session.id))
+
+    async def stop(self, request: Request) -> Response:
+        """`POST sessions/{id}:stop`: ends what runs, keeps the files; done already is done."""
+        await self._sandboxes.stop_session(await self._session(request))
+        return no_content()
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE sessions/{id}`: sandbox, files, row; one that is not there is deleted."""
+        try:
+            session = await self._session(request)
+        except NotFound as error:
+            if error.param != "agent_session_id":
+                raise
+            return no_content()
+        await self._sandboxes.delete_session(session)
+        return no_content()
+
+    async def aclose(self) -> None:
+        """Waits for nothing: starts are the business of `Sandboxes`, which breaks them off."""
+        for task in self._starts:
+            task.cancel()
+        await asyncio.gather(*self._starts, return_exceptions=True)
+
+    async def _begin(self, agent: Agent, version: AgentVersion, caller: Caller, session_id: str | None) -> Session:
+        if session_id is None:
+            warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
+            if warm is not None and warm.session is not None:
+                return warm.session
+        session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
+        task = asyncio.create_task(self._start(session, agent, version))
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        return session
+
+    async def _start(self, session: Session, agent: Agent, version: AgentVersion) -> None:
+        try:
+            await self._sandboxes.ensure_ready(session, agent, version)
+        except CupolaError as error:
+            # Its status says so to whoever asks; nobody waits here.
+            log.info("a created session did not start", session=session.id, code=error.code, reason=error.message)
+        except Exception:
+            # The edge of a background task.
+            log.exception("the start of a created session failed", session=session.id)
+
+    async def _require_unused(self, agent: Agent, session_id: str) -> None:
+        known = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, session_id))
+        if known is not None:
+            raise Conflict(
+                f"Session '{session_id}' of agent '{agent.name}' exists already; its id must be unique. "
+                "Use it as it is, delete it first, or leave the id out to get a new one.",
+                param="agent_session_id",
+            )
+
+    async def _agent(self, request: Request) -> Agent:
+        project, name = request.path_params["project"], request.path_params["agent"]
+        agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, name))
+        if agent is None:
+            raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
+        return agent
+
+    async def _session(self, request: Request) -> Session:
+        agent, caller, wanted = await self._agent(request), _caller(request), request.path_params["session"]
+        session = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
+        if session is None or session.desired is Desired.DELETED:
+            raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
+        if not caller.role.covers(Role.OPERATOR):
+            check_owner(session, caller.user)
+        return session
+
+    def _show(self, session: Session) -> dict[str, Any]:
+        live = self._sandboxes.live_of(session.key)
+        if live is not None and live.session is not None:
+            session = live.session.to_accessed(live.last)
+        return show_session(session, self._clock())
+
+
+def show_session(session: Session, now: float) -> dict[str, Any]:
+    """A session as the wire has it; beside it `error`, the evidence of one that failed."""
+    return {
+        "object": "agent.session",
+        "agent_session_id": session.id,
+        "version_indicator": {"type": "version_ref", "agent_version": session.version},
+        "status": session.status(now).value,
+        "created_at": int(session.created_at),
+        "last_accessed_at": int(session.last_accessed_at),
+        "expires_at": int(session.expires_at),
+        "stopped_at": None if session.stopped_at is None else int(session.stopped_at),
+        "error": None if session.failure is None else show_failure(session.failure),
+    }
+
+
+def _read_new(new: NewSession) -> NewSession:
+    """Raises BadRequest for an id or a version that cannot be meant."""
+    if new.agent_session_id is not None:
+        check_session_id(new.agent_session_id)
+    indicator = new.version_indicator
+    if indicator is None:
+        return new
+    if indicator.type != "version_ref":
+        raise BadRequest(
+            f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
+            param="version_indicator.type",
+        )
+    if indicator.agent_version == LATEST or indicator.agent_version.startswith("@"):
+        raise BadRequest(
+            f"'version_indicator.agent_version' is '{indicator.agent_version[:80]}'; aliases are not accepted here. "
+            "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
+            param="version_indicator.agent_version",
+        )
+    return new
+
+
+def _require_enabled(agent: Agent) -> None:
+    """A disabled agent gets no new sessions; those that it has can be seen and ended."""
+    if not agent.enabled:
+        raise Forbidden(
+            f"Agent '{agent.name}' is disabled; its endpoint takes no requests until it is enabled again.",
+            code="agent_disabled",
+        )
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["cupola.caller"]
+    return caller

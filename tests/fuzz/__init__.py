@@ -1,0 +1,1 @@
+"""Bad input, thousands of times: `python -m tests.fuzz`."""
