@@ -102,12 +102,12 @@ class Conversations:
         project, wanted = request.path_params["project"], request.path_params["conversation"]
         found = await self._store.read(lambda conn: rows.get_conversation(conn, project, wanted))
         if found is None or found.user != request.scope["cupola.caller"].user:
-            raise NotFound(f"Conversation '{wanted}' does not exist.", param="conversation_id")
+            raise NotFound(f"Conversation '{wanted[:80]}' does not exist.", param="conversation_id")
         return found
 
 
 def _no_item(conversation: Conversation, item_id: str) -> NotFound:
-    return NotFound(f"Conversation '{conversation.id}' has no item '{item_id}'.", param="item_id")
+    return NotFound(f"Conversation '{conversation.id}' has no item '{item_id[:80]}'.", param="item_id")
 
 
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:

@@ -150,7 +150,7 @@ class Responses:
             talk = await self._store.read(lambda conn: conversation_rows.get_conversation(conn, project, named))
             if talk is None or talk.user != caller.user:
                 raise NotFound(
-                    f"Conversation '{named}' does not exist. Create it first with conversations.create().",
+                    f"Conversation '{named[:80]}' does not exist. Create it first with conversations.create().",
                     param="conversation",
                 )
 
@@ -407,7 +407,7 @@ def _require_own(
 ) -> StoredResponse:
     """Another caller's response does not exist, nor does one of another agent than the path names."""
     if found is None or found.user != caller.user or (agent is not None and found.agent != agent):
-        raise NotFound(f"Response with id '{wanted}' not found.", param=param)
+        raise NotFound(f"Response with id '{wanted[:80]}' not found.", param=param)
     return found
 
 
