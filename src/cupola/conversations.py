@@ -86,20 +86,25 @@ def cancelled_body(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     """A stored body or item without the framework's own keys, wherever they stand in it."""
-    shown: dict[str, Any] = _shown(body)
-    return shown
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_shown(entry) for entry in value]
-    if not isinstance(value, Mapping):
-        return value
-    shown = {key: _shown(entry) for key, entry in value.items() if key not in FRAMEWORK_KEYS}
+    shown = {
+        key: _nested(value) if type(value) in _NESTED else value
+        for key, value in body.items()
+        if key not in FRAMEWORK_KEYS
+    }
     metadata = shown.get("metadata")
     if isinstance(metadata, dict) and "_internal_metadata" in metadata:
         shown["metadata"] = {k: v for k, v in metadata.items() if k != "_internal_metadata"}
     return shown
+
+
+_NESTED = frozenset({dict, list})
+"""What JSON is made of: asking for abstract types would take longer than all the rest."""
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return for_client(value)
+    return [_nested(entry) if type(entry) in _NESTED else entry for entry in value]
 
 
 def metadata_fault(metadata: object) -> str | None:
