@@ -37,11 +37,13 @@ from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
 from cupola.gateway.a2a import A2A
 from cupola.gateway.activity import Activities
+from cupola.gateway.background import Background
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.isolation import ForUsers, Users
 from cupola.gateway.passage import Passage
+from cupola.gateway.proxy import Silence
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
@@ -140,18 +142,21 @@ class Platform:
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
+        silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
+        self._recorder = Recorder(store, clock)
+        self.background = Background(store, self._carrier, self._recorder, clock)
         self.socket_limits = sockets or Limits()
-        carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock)
-        self._sockets = WebSockets(self._resolver, carrier, self.sandboxes, self.socket_limits, clock)
-        self.routes = routes.client_routes(self._handlers(carrier))
+        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
+        self.routes = routes.client_routes(self._handlers())
         self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
 
-    def _handlers(self, carrier: Carrier) -> routes.Handlers:
-        passage = Passage(self._resolver, carrier)
+    def _handlers(self) -> routes.Handlers:
+        passage = Passage(self._resolver, self._carrier)
         versions = VersionHandlers(
             self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
         )
-        responses = Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock)
+        responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
         return routes.Handlers(
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
@@ -171,9 +176,9 @@ class Platform:
         if self._issuer is not None:
             await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
-        await self._lost.platform_restarted(
-            {live.session.key: live for live in self.sandboxes.live if live.session is not None}
-        )
+        adopted = {live.session.key: live for live in self.sandboxes.live if live.session is not None}
+        for live, response in await self._lost.platform_restarted(adopted):
+            self.background.follow(live, response)
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
         for project, name, endpoint in await self._store.read(agent_rows.endpoints):
@@ -185,6 +190,7 @@ class Platform:
 
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
+        await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.break_off()
@@ -193,6 +199,7 @@ class Platform:
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.drain()
+        await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)

@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FINAL_STATUSES = frozenset({"completed", "failed", "incomplete", "cancelled"})
-FRAMEWORK_KEYS = ("internal_metadata",)
-"""Keys that the framework keeps on a stored response: round-tripped, hidden from clients (§4.1)."""
+CONTAINER_ID = "_container_response_id"
+"""Key of a stored body: the id under which the container knows its response, where that is not the platform's."""
+
+FRAMEWORK_KEYS = ("internal_metadata", CONTAINER_ID)
+"""Keys that the framework, or this platform, keeps on stored responses and items: hidden from clients (§4.1)."""
+
+MAX_METADATA_KEYS = 16
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+"""Limits of `metadata`, in keys and characters (container-contract.md §3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class StoredResponse:
 
 
 def failed_body(body: Mapping[str, Any], reason: str, now: float) -> dict[str, Any]:
-    """The body of a response whose sandbox died under it."""
+    """The body of a response that nobody will finish."""
     return {
         **body,
         "status": "failed",
@@ -71,10 +79,45 @@ def failed_body(body: Mapping[str, Any], reason: str, now: float) -> dict[str, A
     }
 
 
+def cancelled_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a foreground response whose caller left, as the adapters write it: without output."""
+    return {**body, "status": "cancelled", "output": []}
+
+
 def for_client(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored body without the framework's own keys."""
-    shown = {key: value for key, value in body.items() if key not in FRAMEWORK_KEYS}
+    """A stored body or item without the framework's own keys, wherever they stand in it."""
+    shown = {
+        key: _nested(value) if type(value) in _NESTED else value
+        for key, value in body.items()
+        if key not in FRAMEWORK_KEYS
+    }
     metadata = shown.get("metadata")
     if isinstance(metadata, dict) and "_internal_metadata" in metadata:
         shown["metadata"] = {k: v for k, v in metadata.items() if k != "_internal_metadata"}
     return shown
+
+
+_NESTED = frozenset({dict, list})
+"""What JSON is made of: asking for abstract types would take longer than all the rest."""
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return for_client(value)
+    return [_nested(entry) if type(entry) in _NESTED else entry for entry in value]
+
+
+def metadata_fault(metadata: object) -> str | None:
+    """What is wrong with a `metadata` that a caller sent, as a sentence; None if nothing is."""
+    if not isinstance(metadata, Mapping):
+        return "'metadata' must be an object of strings."
+    if len(metadata) > MAX_METADATA_KEYS:
+        return f"'metadata' has {len(metadata)} keys; it may have {MAX_METADATA_KEYS}."
+    for key, value in metadata.items():
+        if len(key) > MAX_METADATA_KEY:
+            return f"A key of 'metadata' has {len(key)} characters ('{key[:20]}…'); it may have {MAX_METADATA_KEY}."
+        if not isinstance(value, str):
+            return f"'metadata.{key}' must be a string."
+        if len(value) > MAX_METADATA_VALUE:
+            return f"'metadata.{key}' has {len(value)} characters; it may have {MAX_METADATA_VALUE}."
+    return None

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     azure_limits: bool = False
     """Refuse definitions that Azure is known to refuse, where Cupola would take more: cpu, memory, protocol `v1`."""
 
+    stream_keep_alive: float = Field(15, ge=0)
+    """Seconds of silence after which a stream gets a comment, so that nothing on the way cuts it; 0 for none."""
+
+    stream_idle_cut: float = Field(0, ge=0)
+    """Seconds after which a stream that the container leaves silent is cut, as Azure does after 270; 0 for never."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 

@@ -74,6 +74,11 @@ async def test_items(platform: PlatformUnderTest) -> None:
     [
         ({"metadata": {"a": 1}}, "metadata"),
         ({"metadata": "x"}, "metadata"),
+        ({"metadata": 0}, "metadata"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata"),
+        ({"metadata": {"k": "v" * 513}}, "metadata"),
+        ({"items": {}}, "items"),
+        ({"items": [{"type": "item_reference", "id": "msg_1"}]}, "items[0].type"),
         ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
         ({"items": "x"}, "items"),
         ({"items": ["x"]}, "items"),
@@ -113,3 +118,96 @@ async def test_others_conversations_do_not_exist(platform: PlatformUnderTest) ->
     elsewhere = path.replace("/demo/", "/other/")
     assert (await platform.call("GET", elsewhere)).status == 404
     assert len((await platform.call("GET", f"{path}/items")).json()["data"]) == 1
+
+
+async def test_an_update_without_metadata_changes_nothing(platform: PlatformUnderTest) -> None:
+    """Null empties it."""
+    conversation = await make(platform, metadata={"a": "1"})
+    path = f"{OPENAI}/conversations/{conversation}"
+    assert (await platform.call("POST", path, {})).json()["metadata"] == {"a": "1"}
+    assert (await platform.call("POST", path, {"metadata": None})).json()["metadata"] == {}
+
+
+async def test_an_item_that_is_not_there_is_not_deleted(platform: PlatformUnderTest) -> None:
+    """404, as when it is read."""
+    conversation = await make(platform)
+    answer = await platform.call("DELETE", f"{OPENAI}/conversations/{conversation}/items/msg_1")
+    assert (answer.status, answer.error["param"]) == (404, "item_id")
+
+
+async def test_pages_of_items_go_both_ways(platform: PlatformUnderTest) -> None:
+    """`after` and `before` in either order; `include` is ignored; a bad page is named."""
+    conversation = await make(platform, items=[message(str(n)) for n in range(5)])
+    path = f"{OPENAI}/conversations/{conversation}/items"
+
+    async def page(query: str) -> tuple[str, bool]:
+        body = (await platform.call("GET", f"{path}?{query}")).json()
+        return "".join(item["content"][0]["text"] for item in body["data"]), body["has_more"]
+
+    ids = [item["id"] for item in (await platform.call("GET", f"{path}?order=asc")).json()["data"]]
+    assert await page("limit=2") == ("43", True)
+    assert await page(f"limit=2&after={ids[3]}") == ("21", True)
+    assert await page(f"limit=2&after={ids[1]}&include[]=message.output_text.logprobs") == ("0", False)
+    assert await page(f"order=asc&before={ids[2]}") == ("01", False)
+    assert await page("after=msg_nothing") == ("", False)
+    for query, param in (("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("order=up", "order")):
+        answer = await platform.call("GET", f"{path}?{query}")
+        assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_a_deleted_conversation_leaves_responses_their_history(platform: PlatformUnderTest) -> None:
+    """Its items are reached no more, but what was answered in it can be read and continued."""
+    await platform.create_version()
+    conversation = await make(platform, items=[message("before")])
+    response = await platform.hear("in it", conversation=conversation)
+    path = f"{OPENAI}/conversations/{conversation}"
+    (first, *_) = (await platform.call("GET", f"{path}/items?order=asc")).json()["data"]
+    await platform.call("DELETE", path)
+    assert (await platform.call("GET", f"{path}/items/{first['id']}")).status == 404
+    assert (await platform.call("POST", f"{path}/items", {"items": [message("x")]})).status == 404
+    assert (await platform.ask("again", conversation=conversation)).status == 404
+    assert (await platform.call("GET", f"{OPENAI}/responses/{response['id']}")).status == 200
+    listed = (await platform.call("GET", f"{OPENAI}/responses/{response['id']}/input_items")).json()["data"]
+    assert [item["content"][0]["text"] for item in listed] == ["in it"]
+    assert (await platform.hear("go on", previous_response_id=response["id"]))["status"] == "completed"
+
+
+async def test_items_of_a_deleted_response_stay_in_their_conversation(platform: PlatformUnderTest) -> None:
+    """The talk goes on; only the response itself and its input are gone."""
+    await platform.create_version()
+    conversation = await make(platform)
+    response = await platform.hear("one", conversation=conversation)
+    path = f"{OPENAI}/responses/{response['id']}"
+    assert (await platform.call("DELETE", path)).status == 200
+    assert (await platform.call("GET", f"{path}/input_items")).status == 404
+    listed = (await platform.call("GET", f"{OPENAI}/conversations/{conversation}/items?order=asc")).json()["data"]
+    assert [item["role"] for item in listed] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_that_is_not_stored_leaves_no_trace(platform: PlatformUnderTest, stream: bool) -> None:
+    """Neither in its conversation nor as something to continue."""
+    await platform.create_version()
+    conversation = await make(platform)
+    answer = await platform.ask("secret", conversation=conversation, store=False, stream=stream)
+    assert answer.status == 200
+    assert (await platform.call("GET", f"{OPENAI}/conversations/{conversation}/items")).json()["data"] == []
+    first = await platform.hear("kept")
+    chained = await platform.hear("secret", previous_response_id=first["id"], store=False)
+    assert chained["store"] is False
+    assert (await platform.call("GET", f"{OPENAI}/responses/{chained['id']}")).status == 404
+    assert (await platform.ask("x", previous_response_id=chained["id"])).status == 404
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+async def test_a_conversation_binds_a_session_and_a_chain_does_not(
+    platform: PlatformUnderTest, as_object: bool
+) -> None:
+    """Named by its id or by an object with it."""
+    await platform.create_version()
+    conversation = await make(platform)
+    named: Any = {"id": conversation} if as_object else conversation
+    turns = [await platform.hear("x", conversation=named) for _ in range(2)]
+    assert len({turn["agent_session_id"] for turn in turns}) == 1
+    chained = await platform.hear("x", previous_response_id=turns[0]["id"])
+    assert chained["agent_session_id"] != turns[0]["agent_session_id"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupola.gateway.headers import HOP_BY_HOP, Header, find, to_caller, to_sandbox
+from cupola.gateway.headers import HOP_BY_HOP, Header, find, isolation_key_of, to_caller, to_sandbox
 
 NAMES = st.sampled_from(
     [
@@ -116,3 +116,12 @@ def test_find_takes_the_first() -> None:
     """`find` gives the first value of a name, None without one."""
     assert find([(b"a", b"1"), (b"a", b"2")], b"a") == b"1"
     assert find([], b"a") is None
+
+
+def test_legacy_isolation_keys_are_found() -> None:
+    """Either of them, by its name; nothing else is one."""
+    assert isolation_key_of([(b"x-agent-user-id", b"u"), (b"x-agent-chat-isolation-key", b"k")]) == (
+        "x-agent-chat-isolation-key"
+    )
+    assert isolation_key_of([(b"x-agent-user-isolation-key", b"k")]) == "x-agent-user-isolation-key"
+    assert isolation_key_of([(b"x-agent-user-id", b"u")]) is None

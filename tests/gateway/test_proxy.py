@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header
-from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, _at_boundary, caller_body, forward
+from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, Silence, _at_boundary, caller_body, forward
 from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body, Upstream
 from tests.gateway.scripted import (
@@ -81,6 +81,7 @@ async def carry(
     method: str = "POST",
     body: Body = b"{}",
     keepalive: float = PATIENT,
+    cut: float = 0,
     last: bytes | None = None,
     heard: list[bytes] | None = None,
     extra: Sequence[Header] = (),
@@ -106,7 +107,7 @@ async def carry(
         on_chunk=None if heard is None else heard.append,
         on_lost=None if last is None else lost,
         on_end=ended,
-        keepalive=keepalive,
+        silence=Silence(keepalive, cut),
     )
 
 
@@ -562,3 +563,136 @@ async def test_an_observer_may_take_his_time(upstream: Upstream) -> None:
             on_chunk=keep,
         )
     assert order == ["kept", "http.response.start", "http.response.body"]
+
+
+def rewriting(piece: bytes) -> bytes | None:
+    """Holds back what ends in a dot, and changes what begins with x."""
+    if piece.endswith(b"."):
+        return b""
+    return b"y" * 20 if piece.startswith(b"x") else None
+
+
+async def rewritten(upstream: Upstream, *said: bytes) -> Caller:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        for part in said:
+            await connection.say(part)
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        await forward(
+            upstream,
+            sandbox.address,
+            method="POST",
+            target=b"/responses",
+            headers=[],
+            body=b"{}",
+            send=caller.send,
+            receive=caller.receive,
+            on_chunk=rewriting,
+        )
+    return caller
+
+
+async def test_pieces_may_be_changed_and_held_back(upstream: Upstream) -> None:
+    """What `on_chunk` returns goes on; nothing at all is no message."""
+    asks = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(EVENTS)
+        for part in (b"a\n\n", b"b.", b"x\n\n"):
+            await connection.say(chunk(part))
+            await asks.wait()
+            asks.clear()
+        await connection.say(LAST_CHUNK)
+
+    seen: list[bytes] = []
+
+    def look(piece: bytes) -> bytes | None:
+        seen.append(piece)
+        asks.set()
+        return rewriting(piece)
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        await forward(
+            upstream,
+            sandbox.address,
+            method="POST",
+            target=b"/responses",
+            headers=[],
+            body=b"{}",
+            send=caller.send,
+            receive=caller.receive,
+            on_chunk=look,
+        )
+    assert seen == [b"a\n\n", b"b.", b"x\n\n"]
+    assert caller.parts == [b"a\n\n", b"y" * 20, b""]
+
+
+async def test_changed_events_have_no_old_length(upstream: Upstream) -> None:
+    """A stream of a fixed length gets its new one, or none."""
+    caller = await rewritten(upstream, ok(b"x\n\n", b"content-type: text/event-stream"))
+    assert (b"content-length", b"20") in caller.headers
+    assert b"".join(caller.parts) == b"y" * 20
+
+
+async def test_packed_bodies_are_not_looked_into(upstream: Upstream) -> None:
+    """Their bytes are not what they mean."""
+    caller = await rewritten(upstream, ok(b"x.", b"content-type: text/event-stream", b"content-encoding: gzip"))
+    assert b"".join(caller.parts) == b"x."
+
+
+@pytest.mark.parametrize(("comment", "comments"), [(0.01, True), (0, False), (60, False)])
+async def test_a_silent_stream_is_cut(upstream: Upstream, comment: float, comments: bool) -> None:
+    """After so long without a byte from the sandbox, with or without comments meanwhile; the reply stays unfinished."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(EVENTS + chunk(b"data: 1\n\n"))
+        await connection.until_left()
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        outcome = await carry(upstream, sandbox, caller, keepalive=comment, cut=0.05)
+        await until(lambda: sandbox.connections[0].left.is_set())
+    assert outcome is Outcome.CUT
+    assert not caller.finished
+    assert (KEEP_ALIVE in caller.parts) is comments
+
+
+async def test_a_sign_of_life_puts_off_the_cut(upstream: Upstream) -> None:
+    """Also a comment: the patience begins anew with each byte from the sandbox, not with ours."""
+    silence = Silence(comment=2, cut=5)
+    assert [silence.patience(silent) for silent in (0, 2, 4, 5)] == [2, 2, 1, 0]
+    assert Silence(comment=0, cut=0).patience(3) is None
+    assert Silence(comment=0, cut=5).patience(3) == 2
+    assert Silence(comment=15).patience(600) == 15
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(EVENTS)
+        for _ in range(4):
+            await connection.say(chunk(b": here\n\n"))
+            await until(lambda: len(caller.parts) > 0 and caller.parts[-1] == KEEP_ALIVE)
+            caller.messages[1:] = []
+        await connection.say(LAST_CHUNK)
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        assert await carry(upstream, sandbox, caller, keepalive=0.02, cut=0.3) is Outcome.COMPLETE
+
+
+async def test_only_streams_are_cut(upstream: Upstream) -> None:
+    """A plain reply may take its time."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na")
+        await until(lambda: len(caller.parts) > 0)
+        await connection.say(b"b")
+
+    async with Sandbox(script) as sandbox:
+        caller = Caller()
+        assert await carry(upstream, sandbox, caller, cut=0.000001) is Outcome.COMPLETE

@@ -245,9 +245,18 @@ class PlatformUnderTest:
     async def version_row(self, agent: str, version: str) -> Any:
         return await self.store.read(lambda conn: rows.get_version(conn, "demo", agent, version))
 
-    async def ask(self, text: str = "hello", *, by: Caller | None = None, **fields: Any) -> Answer:
+    async def ask(
+        self,
+        text: str = "hello",
+        *,
+        by: Caller | None = None,
+        left: asyncio.Event | None = None,
+        on_chunk: asyncio.Event | None = None,
+        **fields: Any,
+    ) -> Answer:
         """`POST responses` to the agent `a1`."""
-        return await (by or self.call)("POST", f"{OPENAI}/responses", {"input": text, **fields})
+        asked = {"input": text, **fields}
+        return await (by or self.call)("POST", f"{OPENAI}/responses", asked, left=left, on_chunk=on_chunk)
 
     async def hear(self, text: str = "hello", *, by: Caller | None = None, **fields: Any) -> Mapping[str, Any]:
         """The response to `ask`, which must have worked."""

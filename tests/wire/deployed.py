@@ -15,7 +15,7 @@ ADAPTERS: Mapping[str, str] = {
     "stable": "azure-ai-agentserver-invocations==1.2.0\nazure-ai-agentserver-core==2.2.0\n",
     "prerelease": "azure-ai-agentserver-invocations==1.2.0\nazure-ai-agentserver-core==2.3.0b2\n",
     "activity": "azure-ai-agentserver-activity==1.0.0b4\nazure-ai-agentserver-core==2.3.0b2\n",
-    "plain": "websockets==17.4\n",
+    "sockets": "websockets==17.4\n",
 }
 
 
@@ -52,7 +52,7 @@ class Deployments:
 
     def plain(self) -> str:
         """One without any adapter, on WebSockets."""
-        return self._of("plain", "plain", "invocations_ws")
+        return self._of("sockets", "sockets", "invocations_ws")
 
     def _of(self, folder: str, adapter: str, *protocols: str, environment: Mapping[str, str] | None = None) -> str:
         kind = f"{folder} {adapter} {environment}"

@@ -6,6 +6,7 @@ again repeats nothing.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from cupola.errors import SandboxLost
 from cupola.gateway.dialects import headers_for
 from cupola.gateway.headers import Header, find
-from cupola.gateway.proxy import OnChunk, OnLost, OnWhole, Outcome, forward
+from cupola.gateway.proxy import OnChunk, OnLost, OnWhole, Outcome, Silence, forward
 from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
 from cupola.sandboxes.live import LiveSandbox, SessionKey
@@ -36,7 +37,9 @@ class Carrier:
         sandboxes: Sandboxes,
         call_ids: CallIds,
         clock: Callable[[], float] = time.time,
+        silence: Silence = Silence(),  # noqa: B008 (frozen)
     ) -> None:
+        self._silence = silence
         self._upstream = upstream
         self._sandboxes = sandboxes
         self._call_ids = call_ids
@@ -80,6 +83,7 @@ class Carrier:
                     on_whole=on_whole,
                     on_lost=on_lost,
                     on_end=on_end,
+                    silence=self._silence,
                 )
             except SandboxLost:
                 alive = await self._sandboxes.check(live)
@@ -94,6 +98,31 @@ class Carrier:
             await self._upstream.forget(live.address)
             live = await again()
         raise AssertionError("unreachable: the last try returns or raises")
+
+    async def ask(self, live: LiveSandbox, user: str, method: str, target: bytes, timeout: float) -> tuple[int, bytes]:
+        """A question of the platform's own, on behalf of `user`: status and body of the answer.
+
+        It is no activity of the session. Raises SandboxLost, also when no answer comes within `timeout` seconds.
+        """
+        call_id = self._call_ids(Call(user, live.row.agent, live.row.session_id))
+        headers = headers_for((), live.version.definition, "responses", user, call_id)
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await self._upstream.request(live.address, method, target, headers, b"")
+                try:
+                    return reply.status, await reply.read()
+                finally:
+                    await reply.aclose()
+        except TimeoutError as error:
+            raise SandboxLost(f"The agent's container did not answer within {timeout:g} s.") from error
+
+    async def still_runs(self, live: LiveSandbox) -> bool:
+        """Looks at a sandbox that did not answer; one that has ended is buried."""
+        return await self._sandboxes.check(live)
+
+    def runs(self, live: LiveSandbox) -> bool:
+        """Whether a sandbox still serves its session."""
+        return live.session is not None and self._sandboxes.live_of(live.session.key) is live
 
     def live(self, key: SessionKey) -> LiveSandbox | None:
         """The sandbox of a session if it runs; nothing is started."""

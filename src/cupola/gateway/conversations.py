@@ -10,9 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.conversations import Conversation
+from cupola.conversations import Conversation, for_client, metadata_fault
 from cupola.errors import BadRequest, NotFound
-from cupola.gateway.responses import stored_item
+from cupola.gateway.asking import ITEM_REFERENCE, stored_item
 from cupola.ids import new_conversation_id
 from cupola.store import Store
 from cupola.store import conversations as rows
@@ -54,7 +54,8 @@ class Conversations:
 
     async def update(self, request: Request) -> Response:
         conversation = await self._load(request)
-        updated = replace(conversation, metadata=_metadata(await read_object(request)))
+        body = await read_object(request)
+        updated = replace(conversation, metadata=_metadata(body)) if "metadata" in body else conversation
         await self._store.write(lambda conn: rows.put_conversation(conn, updated))
         return json_reply(_show(updated))
 
@@ -84,34 +85,53 @@ class Conversations:
         item_id = request.path_params["item"]
         item = await self._store.read(lambda conn: rows.get_item(conn, conversation.project, conversation.id, item_id))
         if item is None:
-            raise NotFound(f"Conversation '{conversation.id}' has no item '{item_id}'.", param="item_id")
-        return json_reply(item)
+            raise _no_item(conversation, item_id)
+        return json_reply(for_client(item))
 
     async def delete_item(self, request: Request) -> Response:
         conversation = await self._load(request)
         item_id = request.path_params["item"]
-        await self._store.write(lambda conn: rows.delete_item(conn, conversation.project, conversation.id, item_id))
+        gone = await self._store.write(
+            lambda conn: rows.delete_item(conn, conversation.project, conversation.id, item_id)
+        )
+        if not gone:
+            raise _no_item(conversation, item_id)
         return json_reply(_show(conversation))
 
     async def _load(self, request: Request) -> Conversation:
         project, wanted = request.path_params["project"], request.path_params["conversation"]
         found = await self._store.read(lambda conn: rows.get_conversation(conn, project, wanted))
         if found is None or found.user != request.scope["cupola.caller"].user:
-            raise NotFound(f"Conversation '{wanted}' does not exist.", param="conversation_id")
+            raise NotFound(f"Conversation '{wanted[:80]}' does not exist.", param="conversation_id")
         return found
 
 
+def _no_item(conversation: Conversation, item_id: str) -> NotFound:
+    return NotFound(f"Conversation '{conversation.id}' has no item '{item_id[:80]}'.", param="item_id")
+
+
 def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
-    metadata = body.get("metadata") or {}
-    if not isinstance(metadata, dict) or len(metadata) > 16 or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadRequest("'metadata' must be an object of at most 16 strings.", param="metadata")
-    return metadata
+    metadata = body.get("metadata")
+    if metadata is None:
+        return {}
+    fault = metadata_fault(metadata)
+    if fault is not None:
+        raise BadRequest(fault, param="metadata")
+    found: dict[str, str] = metadata
+    return found
 
 
 def _items(body: Mapping[str, Any], near: str) -> list[dict[str, Any]]:
-    items = body.get("items") or []
+    items = body.get("items")
+    if items is None:
+        return []
     if not isinstance(items, list) or len(items) > MAX_ITEMS or not all(isinstance(item, dict) for item in items):
         raise BadRequest(f"'items' must be a list of at most {MAX_ITEMS} objects.", param="items")
+    for index, item in enumerate(items):
+        if item.get("type") == ITEM_REFERENCE:
+            raise BadRequest(
+                f"'items[{index}]' only refers to an item; send the item itself.", param=f"items[{index}].type"
+            )
     return [stored_item(item, near) for item in items]
 
 
@@ -127,7 +147,7 @@ def _show(conversation: Conversation) -> dict[str, Any]:
 def _show_items(items: Sequence[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
     return {
         "object": "list",
-        "data": list(items),
+        "data": [for_client(item) for item in items],
         "first_id": items[0].get("id") if items else None,
         "last_id": items[-1].get("id") if items else None,
         "has_more": has_more,

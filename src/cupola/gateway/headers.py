@@ -44,6 +44,10 @@ _FROM_CALLER = frozenset(
 )
 _FROM_CALLER_PREFIXES = (b"x-client-", b"accept", b"content-")
 
+ISOLATION_KEYS = (b"x-agent-user-isolation-key", b"x-agent-chat-isolation-key")
+"""What parted users in protocol 1.0.0. A caller's own are never forwarded, and on later agents they are an error: who
+sends them expects an isolation that he would not get (container-contract.md §3.1)."""
+
 _NOT_TO_CALLER = HOP_BY_HOP | {
     b"x-platform-error-detail",  # for the platform's log; may quote what only its operator should see
     b"x-agent-session-id",  # the gateway says which session and which request this is
@@ -57,6 +61,11 @@ def to_sandbox(headers: Iterable[Header]) -> list[Header]:
     """What of a caller's request a container may see."""
     kept = [header for header in headers if header[0] in _FROM_CALLER or header[0].startswith(_FROM_CALLER_PREFIXES)]
     return _without_nominated(headers, kept)
+
+
+def isolation_key_of(headers: Iterable[Header]) -> str | None:
+    """The name of the first legacy isolation header that a caller has sent."""
+    return next((name.decode() for name, _ in headers if name in ISOLATION_KEYS), None)
 
 
 def to_caller(headers: Iterable[Header]) -> list[Header]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Protocol
@@ -32,14 +33,38 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_SECONDS = 15.0
 """Load balancers and clients cut connections that are silent for 30 to 60 s; half of the least is safe."""
 
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What happens while an event stream is silent, in seconds; 0 turns either off.
+
+    After `comment` the caller gets a comment, again and again. After `cut` without a byte from the sandbox the stream
+    is cut off, as Azure's edge does (docs/wire-notes.md).
+    """
+
+    comment: float = KEEP_ALIVE_SECONDS
+    cut: float = 0
+
+    def patience(self, silent: float) -> float | None:
+        """How long to wait for the next byte after `silent` seconds without one; None for ever."""
+        until_cut = max(self.cut - silent, 0.0) if self.cut else None
+        if not self.comment:
+            return until_cut
+        return self.comment if until_cut is None else min(self.comment, until_cut)
+
+
 WATCH_AFTER = 0.05
 """Seconds until somebody listens whether the caller leaves. Most replies are there before, and need no
 watching."""
 
 _BODILESS = frozenset({204, 304})
+_USUAL = Silence()
 
 
-OnChunk = Callable[[bytes], Awaitable[object] | None]
+OnChunk = Callable[[bytes], bytes | Awaitable[bytes | None] | None]
+"""Sees every piece of a body before the caller does and says what goes on in its place; None: the piece as it is.
+What is awaitable is awaited first. An empty answer holds the piece back."""
+
 OnWhole = Callable[[int, bytes], Awaitable[bytes]]
 OnLost = Callable[[], Awaitable[bytes | None]]
 
@@ -50,6 +75,7 @@ class Outcome(StrEnum):
     COMPLETE = "complete"
     CALLER_LEFT = "caller_left"
     UPSTREAM_LOST = "upstream_lost"
+    CUT = "cut"
 
 
 class Requester(Protocol):
@@ -92,15 +118,15 @@ async def forward(
     on_whole: OnWhole | None = None,
     on_lost: OnLost | None = None,
     on_end: OnLost | None = None,
-    keepalive: float = KEEP_ALIVE_SECONDS,
+    silence: Silence = _USUAL,
 ) -> Outcome:
     """Sends the request, then the reply to the caller, until one of the three ends it.
 
     `headers` go to the sandbox as they are; of the reply's, `headers.to_caller` decides, and
     `extra_reply_headers` are added. `on_head` sees status and headers as the sandbox sent them, `on_chunk`
-    every piece of the body; both before the caller does, and must not raise. What `on_chunk` returns is awaited
-    before the piece goes on. With `on_whole`, a reply that is no event stream is read to its end, and the caller
-    gets what `on_whole` makes of it.
+    every piece of the body (unless that is encoded); both before the caller does, and must not raise. With
+    `on_whole`, a reply that is no event stream is read to its end, and the caller gets what `on_whole` makes
+    of it.
 
     A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, an event
     stream ends with what `on_lost` returns; without that the reply is left unfinished, and the server cuts
@@ -115,15 +141,19 @@ async def forward(
             out = to_caller(reply.headers)
             out.extend(extra_reply_headers)
             whole = reply.complete
+            if not _is_plain(reply):
+                on_chunk = None
+            if on_chunk is not None and _is_events(reply):
+                out = [header for header in out if header[0] != b"content-length"]  # its pieces may change
             if on_whole is not None and not _is_events(reply):
                 whole = await on_whole(reply.status, await reply.read())
                 out = [header for header in out if header[0] not in (b"content-length", b"content-encoding")]
                 on_chunk = None
             if whole is not None:
-                on_end = on_end if _open_to_events(reply) else None
+                on_end = on_end if _open_to_events(reply, on_chunk) else None
                 return await _send_whole(method, reply.status, out, whole, send, on_chunk, on_end)
             await send({"type": "http.response.start", "status": reply.status, "headers": out})
-            return await _stream(reply, send, on_chunk, on_lost, on_end, keepalive)
+            return await _stream(reply, send, on_chunk, on_lost, on_end, silence)
         finally:
             await reply.aclose()
     return Outcome.CALLER_LEFT
@@ -162,7 +192,7 @@ async def _send_whole(
     on_end: OnLost | None,
 ) -> Outcome:
     if on_chunk is not None and body:
-        await _seen(on_chunk, body)
+        body = await _seen(on_chunk, body)
     missing = await _missing(on_end, body)
     body += missing
     if method != "HEAD" and status not in _BODILESS and find(headers, b"content-length") is None:
@@ -178,10 +208,11 @@ async def _stream(
     on_chunk: OnChunk | None,
     on_lost: OnLost | None,
     on_end: OnLost | None,
-    keepalive: float,
+    silence: Silence,
 ) -> Outcome:
-    events = _open_to_events(reply)
-    patience = keepalive if events else None
+    events = _open_to_events(reply, on_chunk)
+    patience = usual = silence.patience(0) if events else None
+    silent = 0.0
     missing = b""
     ended = False  # not `reply.at_end`, which may become true while the caller takes what came before
     tail = b"\n\n"  # the last bytes that went out; the beginning is as good as a blank line
@@ -189,17 +220,24 @@ async def _stream(
         while not ended:
             chunk = await reply.next_chunk(patience)
             if chunk is None:
+                silent += patience or 0
+                if silence.cut and silent >= silence.cut:
+                    return Outcome.CUT
                 if _at_boundary(tail):
                     await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                patience = silence.patience(silent)
                 continue
+            if silent:
+                silent, patience = 0.0, usual
             if chunk:
                 if on_chunk is not None:
-                    await _seen(on_chunk, chunk)
+                    chunk = await _seen(on_chunk, chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
             ended = reply.at_end
             if ended and events:
                 missing = await _missing(on_end, tail)
-            await send({"type": "http.response.body", "body": chunk + missing, "more_body": not ended})
+            if chunk or missing or ended:
+                await send({"type": "http.response.body", "body": chunk + missing, "more_body": not ended})
     except SandboxLost:
         if events and (missing := await _missing(on_lost, tail)):
             await send({"type": "http.response.body", "body": missing, "more_body": False})
@@ -215,10 +253,11 @@ async def _missing(tell: OnLost | None, tail: bytes) -> bytes:
     return last if _at_boundary(tail) else b"\n\n" + last
 
 
-async def _seen(on_chunk: OnChunk, chunk: bytes) -> None:
-    pending = on_chunk(chunk)
-    if pending is not None:
-        await pending
+async def _seen(on_chunk: OnChunk, chunk: bytes) -> bytes:
+    made = on_chunk(chunk)
+    if made is not None and not isinstance(made, bytes):
+        made = await made
+    return chunk if made is None else made
 
 
 def _is_events(reply: Reply) -> bool:
@@ -226,13 +265,17 @@ def _is_events(reply: Reply) -> bool:
     return kind is not None and kind[:17].lower() == b"text/event-stream"
 
 
-def _open_to_events(reply: Reply) -> bool:
-    """True when bytes of ours may stand between the sandbox's: server-sent events of no fixed length, in
-    plain."""
+def _is_plain(reply: Reply) -> bool:
+    """True when the body's bytes are what they mean: not packed."""
+    return find(reply.headers, b"content-encoding") in (None, b"identity")
+
+
+def _open_to_events(reply: Reply, on_chunk: OnChunk | None) -> bool:
+    """True when bytes of ours may stand between the sandbox's: server-sent events in plain, of no fixed length."""
     return (
         _is_events(reply)
-        and find(reply.headers, b"content-length") is None
-        and find(reply.headers, b"content-encoding") in (None, b"identity")
+        and _is_plain(reply)
+        and (on_chunk is not None or find(reply.headers, b"content-length") is None)
     )
 
 

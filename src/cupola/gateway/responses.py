@@ -8,24 +8,31 @@ cancellation and replay need the process that runs the response. Wire: container
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import orjson
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cupola.conversations import StoredResponse, failed_body, for_client
-from cupola.errors import BadRequest, NotFound, NotServed
+from cupola.conversations import CONTAINER_ID, FINAL_STATUSES, StoredResponse, cancelled_body, failed_body, for_client
+from cupola.errors import BadRequest, NotFound
+from cupola.gateway import answer
+from cupola.gateway.asking import Ask, input_items_of, read_ask
+from cupola.gateway.background import NOT_THERE, Background, Relay, stays
 from cupola.gateway.carry import Carrier
 from cupola.gateway.dialects import body_for
-from cupola.gateway.record import Asked, EventTap, Recorder
+from cupola.gateway.events import EventTap
+from cupola.gateway.headers import Header, isolation_key_of
+from cupola.gateway.proxy import Outcome
+from cupola.gateway.record import Asked, Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.identity import Caller
-from cupola.ids import new_item_id, new_response_id
+from cupola.ids import is_response_id, new_response_id
 from cupola.sandboxes.live import LiveSandbox
 from cupola.store import Store
 from cupola.store import conversations as conversation_rows
@@ -34,20 +41,18 @@ from cupola.web.body import read_object
 from cupola.web.paging import openai_list, page_from
 from cupola.web.reply import json_reply
 
+_OURS = frozenset({b"content-length", b"content-type", b"accept-encoding"})
+"""What the platform says anew: it sends JSON, and reads the reply."""
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """A create request, read and checked."""
+_CANCEL_SECONDS = 40.0
+"""Adapters wait up to 10 s for their handler, and then for their storage."""
 
-    body: dict[str, Any]
-    agent: str
-    version: str | None
-    session_id: str | None
-    conversation: str | None
-    previous: str | None
-    stream: bool
-    store: bool
-    background: bool
+_NOT_CANCELLED = {
+    "completed": "Cannot cancel a completed response.",
+    "failed": "Cannot cancel a failed response.",
+    "incomplete": "Cannot cancel a response in terminal state.",
+}
+"""The adapters' own sentences, by status."""
 
 
 class Responses:
@@ -59,21 +64,23 @@ class Responses:
         resolver: Resolver,
         carrier: Carrier,
         recorder: Recorder,
+        background: Background,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._resolver = resolver
         self._carrier = carrier
         self._recorder = recorder
+        self._background = background
         self._clock = clock
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST responses`."""
         project, caller = scope["path_params"]["project"], scope["cupola.caller"]
-        ask = _read_ask(await read_object(Request(scope, receive)), scope["path_params"].get("agent"))
+        ask = read_ask(await read_object(Request(scope, receive)), scope["path_params"].get("agent"))
         await self._check_context(project, caller, ask)
 
-        async def again(session_id: str | None = ask.session_id) -> LiveSandbox:
+        async def find(session_id: str | None = ask.session_id) -> LiveSandbox:
             return await self._resolver.sandbox(
                 project,
                 ask.agent,
@@ -83,153 +90,197 @@ class Responses:
                 version=ask.version,
             )
 
-        live = await again()
-        _require_protocol(live)
-        session_id = live.row.session_id
-        response_id = new_response_id(near=ask.previous or ask.conversation)
-        asked = _asked(project, caller, ask, session_id, response_id)
-        tap = EventTap(self._keeper(asked, ask.store))
-        headers = [
-            header
-            for header in self._carrier.headers(scope, live, caller, "responses")
-            if header[0] not in (b"content-length", b"content-type", b"accept-encoding")
-        ]
-        headers += [(b"content-type", b"application/json"), (b"x-agent-response-id", response_id.encode())]
+        live = await find()
+        scope["cupola.session_id"] = live.row.session_id
+        _require_protocol(live, scope["headers"])
+        asked = _asked(project, caller, ask, live.row.session_id, self._clock())
+        exchange = _Exchange(ask, asked, live, self._recorder, self._carrier, self._clock)
+        headers = self._headers(scope, live, caller)
+        headers += [(b"content-type", b"application/json"), (b"x-agent-response-id", asked.row.id.encode())]
+
+        async def again() -> LiveSandbox:
+            exchange.live = await find(live.row.session_id)
+            return exchange.live
+
+        async def carry(receive: Receive, send: Send) -> Outcome:
+            return await self._carrier.carry(
+                live,
+                again,
+                method="POST",
+                target=b"/responses",
+                headers=headers,
+                body=orjson.dumps(body_for(ask.body, live, asked.row.id)),
+                scope=scope,
+                receive=receive,
+                send=send,
+                reply_headers=[],
+                on_chunk=exchange.tap,
+                on_whole=exchange.whole,
+                on_lost=exchange.lost,
+                on_end=exchange.ended,
+            )
+
         if ask.background:
-            live.background.add(response_id)
-        await self._carrier.carry(
-            live,
-            lambda: again(session_id),
-            method="POST",
-            target=b"/responses",
-            headers=headers,
-            body=orjson.dumps(body_for(ask.body, live, response_id)),
-            scope=scope,
-            receive=receive,
-            send=send,
-            reply_headers=[],
-            on_chunk=tap,
-            on_whole=lambda status, raw: self._whole(ask, asked, status, raw),
-            on_lost=lambda: self._lost(asked, ask, tap, "The agent's sandbox ended while it was answering."),
-            on_end=lambda: self._unfinished(asked, ask, tap),
-        )
+            relay = Relay(send)
+            await self._background.run(self._detached(carry(stays, relay), exchange), receive, relay)
+        else:
+            await exchange.left(await carry(receive, send))
 
-    def _keeper(self, asked: Asked, store: bool) -> Callable[[Mapping[str, Any]], Awaitable[None]]:
-        async def keep(body: Mapping[str, Any]) -> None:
-            if store:
-                await self._recorder.keep(asked, body)
-
-        return keep
-
-    async def _whole(self, ask: _Ask, asked: Asked, status: int, raw: bytes) -> bytes:
-        """A reply in one piece: its missing OpenAI fields are filled in, and it is kept."""
-        if status != 200:
-            return raw
+    async def _detached(self, carrying: Awaitable[Outcome], exchange: _Exchange) -> None:
+        """A background response: its caller may leave; what has no last word yet when this ends is followed."""
+        first, response_id = exchange.live, exchange.asked.row.id
+        first.background.add(response_id)
         try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            return raw
-        if not isinstance(body, dict) or _is_error(body):
-            return raw
-        filled = {**_defaults(ask, asked, self._clock()), **body, "agent_session_id": asked.session}
-        if ask.store:
-            await self._recorder.keep(asked, filled)
-        return orjson.dumps(for_client(filled))
+            await carrying
+        finally:
+            first.background.discard(response_id)
+            if (going_on := exchange.going_on) is not None:
+                self._background.follow(exchange.live, going_on)
 
-    async def _lost(self, asked: Asked, ask: _Ask, tap: EventTap, reason: str) -> bytes | None:
-        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
-        if tap.ended:
-            return None
-        now = self._clock()
-        begun = tap.last or _defaults(ask, asked, now)
-        body = failed_body(begun, reason, now)
-        await self._keeper(asked, ask.store)(body)
-        event = {"type": "response.failed", "sequence_number": tap.next_number, "response": body}
-        return b"event: response.failed\ndata: " + orjson.dumps(event) + b"\n\n"
-
-    async def _unfinished(self, asked: Asked, ask: _Ask, tap: EventTap) -> bytes | None:
-        """The same for a stream that has ended without its last word, unless its response goes on in the background."""
-        if tap.last is None or ask.background:
-            return None
-        return await self._lost(asked, ask, tap, "The agent's answer broke off: its stream ended without a last event.")
-
-    async def _check_context(self, project: str, caller: Caller, ask: _Ask) -> None:
+    async def _check_context(self, project: str, caller: Caller, ask: Ask) -> None:
         """What the request continues must exist and be the caller's own."""
         if ask.previous is not None:
-            await self._owned(project, ask.previous, caller, param="previous_response_id")
+            wanted = ask.previous
+            found = await self._store.read(lambda conn: rows.get_response(conn, project, wanted))
+            if found is None and not is_response_id(wanted):
+                raise BadRequest("Malformed identifier.", code="invalid_parameters", param="previous_response_id")
+            _require_own(found, wanted, caller, "previous_response_id")
         if ask.conversation is not None:
-            wanted = ask.conversation
-            found = await self._store.read(lambda conn: conversation_rows.get_conversation(conn, project, wanted))
-            if found is None or found.user != caller.user:
+            named = ask.conversation
+            talk = await self._store.read(lambda conn: conversation_rows.get_conversation(conn, project, named))
+            if talk is None or talk.user != caller.user:
                 raise NotFound(
-                    f"Conversation '{wanted}' does not exist. Create it first with conversations.create().",
+                    f"Conversation '{named[:80]}' does not exist. Create it first with conversations.create().",
                     param="conversation",
                 )
 
-    async def _owned(
-        self, project: str, response_id: str, caller: Caller, *, param: str = "response_id"
-    ) -> StoredResponse:
-        found = await self._store.read(lambda conn: rows.get_response(conn, project, response_id))
-        if found is None or found.user != caller.user:
-            raise NotFound(f"Response with id '{response_id}' not found.", param=param)
-        return found
-
     async def _addressed(self, scope: Scope) -> StoredResponse:
-        parameters = scope["path_params"]
-        found = await self._owned(parameters["project"], parameters["response"], scope["cupola.caller"])
-        agent = parameters.get("agent")
-        if agent is not None and found.agent != agent:
-            raise NotFound(f"Response with id '{found.id}' not found.", param="response_id")
+        """The response in the path, if it is the caller's and of the agent in the path."""
+        project, wanted = scope["path_params"]["project"], scope["path_params"]["response"]
+        found = await self._store.read(lambda conn: rows.get_response(conn, project, wanted))
+        found = _require_own(found, wanted, scope["cupola.caller"], "response_id", scope["path_params"].get("agent"))
+        scope["cupola.session_id"] = found.session
         return found
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET responses/{id}`: from the store; with `stream=true` replayed by the process that ran it."""
         found = await self._addressed(scope)
-        if b"stream=true" in scope["query_string"]:
-            await self._to_process(scope, receive, send, found, "")
+        query = QueryParams(scope["query_string"])
+        if query.get("stream", "false").lower() == "true":
+            await self._replay(scope, receive, send, found, query.get("starting_after"))
             return
-        await json_reply(for_client(found.body))(scope, receive, send)
+        await _reply(found, answer.shown(found))(scope, receive, send)
 
-    async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`POST responses/{id}/cancel`: background responses only, as the container decides."""
-        await self._to_process(scope, receive, send, await self._addressed(scope), "/cancel")
-
-    async def _to_process(self, scope: Scope, receive: Receive, send: Send, found: StoredResponse, suffix: str) -> None:
-        caller = scope["cupola.caller"]
-        live = None
-        if found.session is not None:
-            live = self._carrier.live((found.project, found.agent, found.session))
+    async def _replay(
+        self, scope: Scope, receive: Receive, send: Send, found: StoredResponse, starting_after: str | None
+    ) -> None:
+        if not found.background:
+            raise BadRequest(
+                "This response cannot be streamed because it was not created with background=true.",
+                code="invalid_request_error",
+                param="stream",
+            )
+        if starting_after is not None and not starting_after.lstrip("-").isdecimal():
+            raise BadRequest(
+                "'starting_after' must be an integer: the sequence_number of the last event that was received.",
+                code="invalid_request_error",
+                param="starting_after",
+            )
+        live = self._live(found)
         if live is None:
             raise BadRequest(
-                f"Response '{found.id}' is {found.status} and its sandbox does not run any more: "
-                "only the process that ran it could cancel or replay it. Retrieve it without streaming.",
-                param="response_id",
+                f"Response '{found.id}' cannot be replayed: the sandbox that ran it has ended, and only that one had "
+                f"its events. It is {found.status}; retrieve it without 'stream'.",
+                code="invalid_request_error",
+                param="stream",
             )
 
         async def gone() -> LiveSandbox:
-            raise BadRequest(f"The sandbox that ran response '{found.id}' has ended.", param="response_id")
+            raise BadRequest(
+                f"The sandbox that ran response '{found.id}' has ended; retrieve it without 'stream'.",
+                code="invalid_request_error",
+                param="stream",
+            )
 
         query = scope["query_string"].decode("latin-1")
         await self._carrier.carry(
             live,
             gone,
-            method=scope["method"],
-            target=f"/responses/{quote(found.id, safe='')}{suffix}?{query}".rstrip("?").encode("latin-1"),
-            headers=[h for h in self._carrier.headers(scope, live, caller, "responses") if h[0] != b"content-length"],
+            method="GET",
+            target=f"{_target(found)}?{query}".encode("latin-1"),
+            headers=self._headers(scope, live, scope["cupola.caller"]),
             body=b"",
             scope=scope,
             receive=receive,
             send=send,
             reply_headers=[],
+            on_whole=_no_events,
+            on_chunk=(tap := EventTap(_replayed(found, self._clock))),
+            on_end=tap.finish_or_none,
         )
+
+    async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`POST responses/{id}/cancel`: background responses only; the process that runs it decides."""
+        found = await self._addressed(scope)
+        await (await self._cancelled(found))(scope, receive, send)
+
+    async def _cancelled(self, found: StoredResponse) -> Response:
+        if not found.background:
+            raise _not_to_cancel("Cannot cancel a synchronous response.")
+        if found.status == "cancelled":
+            return _reply(found, answer.shown(found))
+        if found.is_final:
+            raise _not_to_cancel(_NOT_CANCELLED[found.status])
+        live = self._live(found)
+        if live is None:
+            await self._recorder.fail(found, "The agent's sandbox ended while this response was running.")
+            raise _not_to_cancel(_NOT_CANCELLED["failed"])
+        live.opened(self._clock())
+        try:
+            status, raw = await self._carrier.ask(
+                live, found.user, "POST", f"{_target(found)}/cancel".encode(), _CANCEL_SECONDS
+            )
+        finally:
+            live.closed(self._clock())
+        if status in NOT_THERE:
+            raise _not_to_cancel(
+                f"The agent's container cannot cancel responses: it answers {status}. "
+                "Stop the session to end everything that runs in it."
+            )
+        return await self._cancel_answered(found, status, raw)
+
+    async def _cancel_answered(self, found: StoredResponse, status: int, raw: bytes) -> Response:
+        """The container's answer; what it says of the response is kept."""
+        body = _object(raw)
+        headers = _session_header(found)
+        if body is None:
+            return Response(raw, status, headers, media_type="application/json")
+        if status != 200 or ("error" in body and "output" not in body):
+            return json_reply(body, status, headers)
+        start = {**answer.defaults({}, found), **found.body}
+        ended = answer.filled(start, found, body, found.status, self._clock())
+        if ended["status"] in FINAL_STATUSES:
+            await self._recorder.end(found, ended)
+        return _reply(found, for_client(ended))
+
+    def _live(self, found: StoredResponse) -> LiveSandbox | None:
+        return None if found.session is None else self._carrier.live((found.project, found.agent, found.session))
+
+    def _headers(self, scope: Scope, live: LiveSandbox, caller: Caller) -> list[Header]:
+        sent = self._carrier.headers(scope, live, caller, "responses")
+        return [header for header in sent if header[0] not in _OURS]
 
     async def delete(self, request: Request) -> Response:
         """`DELETE responses/{id}`."""
         found = await self._addressed(request.scope)
-        if found.background and not found.is_final:
-            raise BadRequest(f"Response '{found.id}' is still running; cancel it first.", param="response_id")
+        if not found.is_final:
+            raise BadRequest(
+                "Cannot delete an in-flight response. Cancel it, or wait for its end.",
+                code="invalid_request_error",
+                param="response_id",
+            )
         await self._store.write(lambda conn: rows.delete_response(conn, found.project, found.id))
-        return json_reply({"id": found.id, "object": "response", "deleted": True})
+        return _reply(found, {"id": found.id, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         """`GET responses/{id}/input_items`."""
@@ -238,141 +289,189 @@ class Responses:
         items = await self._store.read(
             lambda conn: rows.get_items(conn, found.project, found.input_item_ids, found.user)
         )
-        return json_reply(openai_list([item for item in items if item is not None], page))
+        return _reply(found, openai_list([for_client(item) for item in items if item is not None], page))
 
 
-def _read_ask(body: dict[str, Any], agent: str | None) -> _Ask:
-    """Raises BadRequest naming the field, or NotServed for a request to a model."""
-    name, version = agent, None
-    if name is None:
-        name, version = _agent_reference(body)
-    conversation = body.get("conversation")
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
-    ask = _Ask(
-        body=body,
-        agent=name,
-        version=version,
-        session_id=_text(body, "agent_session_id"),
-        conversation=_as_text(conversation, "conversation"),
-        previous=_text(body, "previous_response_id"),
-        stream=_flag(body, "stream", False),
-        store=_flag(body, "store", True),
-        background=_flag(body, "background", False),
-    )
-    if ask.conversation is not None and ask.previous is not None:
-        raise BadRequest("Send 'conversation' or 'previous_response_id', not both.", param="previous_response_id")
-    if ask.background and not ask.store:
-        raise BadRequest(
-            "'background' needs 'store': a response that is not stored could not be retrieved.",
-            code="unsupported_parameter",
-            param="background",
-        )
-    return ask
+class _Exchange:
+    """One request and what comes back: shows and keeps the response as it begins, ends, or breaks off."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        asked: Asked,
+        live: LiveSandbox,
+        recorder: Recorder,
+        carrier: Carrier,
+        clock: Callable[[], float],
+    ) -> None:
+        self.asked = asked
+        self.live = live
+        self.tap = EventTap(self._event)
+        self._ask = ask
+        self._recorder = recorder
+        self._carrier = carrier
+        self._clock = clock
+        self._start = answer.defaults(ask.body, asked.row)
+        self._start["store"] = ask.store
+        self._begun = False
+        self._last: Mapping[str, Any] | None = None
+
+    @property
+    def going_on(self) -> StoredResponse | None:
+        """The response as it is kept, if it has begun and not ended."""
+        if self._last is None or self._last.get("status") in FINAL_STATUSES:
+            return None
+        return replace(self.asked.row, body=self._last)
+
+    async def whole(self, status: int, raw: bytes) -> bytes:
+        """A reply in one piece: its missing OpenAI fields are filled in, and it is kept."""
+        body = _object(raw) if status == 200 else None
+        if body is None:
+            return raw
+        if answer.is_bare_error(body):
+            body = answer.failed_with(body)
+        filled = self._filled(body, "completed")
+        await self._recorder.keep(self.asked, filled)
+        if CONTAINER_ID not in filled and b"internal_metadata" not in raw:
+            return orjson.dumps(filled)  # as nearly always: nothing to hide
+        return orjson.dumps(for_client(filled))
+
+    async def _event(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A response in an event: the same, kept at its beginning and at its end."""
+        ends = kind in FINAL_STATUSES
+        filled = self._filled(body, kind if ends else "in_progress")
+        if ends or not self._begun:
+            self._begun = True
+            await self._recorder.keep(self.asked, filled)
+        return for_client(filled)
+
+    async def lost(self) -> bytes | None:
+        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
+        self.tap.drop()
+        if self.tap.ended or (self._ask.background and await self._carrier.still_runs(self.live)):
+            return None
+        return await self._failed("The agent's sandbox ended while it was answering.")
+
+    async def ended(self) -> bytes | None:
+        """The same for a stream that has ended without its last word, unless its response goes on in the background."""
+        rest = await self.tap.finish()
+        if self._last is None or self.tap.ended or self._ask.background:
+            return rest or None
+        return rest + await self._failed("The agent's answer broke off: its stream ended without a last event.")
+
+    async def left(self, outcome: Outcome) -> None:
+        """Ends, in the store, a foreground stream that nobody listens to any more."""
+        if self.going_on is None:
+            return
+        if outcome is Outcome.CALLER_LEFT:
+            await self._recorder.keep(self.asked, cancelled_body(self.going_on.body))
+        elif outcome is Outcome.CUT:
+            reason = "The stream was cut: the container was silent for longer than the setting 'stream_idle_cut' bears."
+            await self._recorder.keep(self.asked, failed_body(self.going_on.body, reason, self._clock()))
+
+    async def _failed(self, reason: str) -> bytes:
+        begun = self._last or self._filled({}, "in_progress")
+        self._last = failed_body(begun, reason, self._clock())
+        await self._recorder.keep(self.asked, self._last)
+        payload = {
+            "type": "response.failed",
+            "sequence_number": self.tap.next_number,
+            "response": for_client(self._last),
+        }
+        return b"event: response.failed\ndata: " + orjson.dumps(payload) + b"\n\n"
+
+    def _filled(self, body: Mapping[str, Any], status: str) -> dict[str, Any]:
+        self._last = made = answer.filled(self._start, self.asked.row, body, status, self._clock())
+        return made
 
 
-def _agent_reference(body: Mapping[str, Any]) -> tuple[str, str | None]:
-    reference = body.get("agent_reference") or body.get("agent")
-    if reference is None:
-        raise NotServed(
-            "This request names no agent ('agent_reference'), so it is for a model; "
-            "Cupola does not serve models yet. Send it to your model's own endpoint."
-        )
-    if not isinstance(reference, dict) or not isinstance(reference.get("name"), str):
-        raise BadRequest(
-            '\'agent_reference\' must be an object such as {"type": "agent_reference", "name": "my-agent"}.',
-            param="agent_reference",
-        )
-    version = reference.get("version")
-    return reference["name"], None if version is None else str(version)
-
-
-def _text(body: Mapping[str, Any], field: str) -> str | None:
-    return _as_text(body.get(field), field)
-
-
-def _as_text(value: object, field: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value or None
-    raise BadRequest(f"'{field}' must be a string.", param=field)
-
-
-def _flag(body: Mapping[str, Any], field: str, default: bool) -> bool:
-    value = body.get(field)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise BadRequest(f"'{field}' must be true or false.", param=field)
-    return value
-
-
-def _require_protocol(live: LiveSandbox) -> None:
-    if live.version.definition.protocol("responses") is None:
-        declared = ", ".join(p.protocol for p in live.version.definition.protocols)
-        raise BadRequest(
-            f"Agent '{live.row.agent}' does not speak the responses protocol; its definition declares {declared}."
-        )
-
-
-def _asked(project: str, caller: Caller, ask: _Ask, session_id: str, response_id: str) -> Asked:
-    return Asked(
+def _asked(project: str, caller: Caller, ask: Ask, session_id: str, now: float) -> Asked:
+    response_id = new_response_id(near=ask.previous or ask.conversation)
+    row = StoredResponse(
         project=project,
+        id=response_id,
         user=caller.user,
         agent=ask.agent,
         session=session_id,
-        response_id=response_id,
+        body={},
+        created_at=now,
         conversation=ask.conversation,
-        previous=ask.previous,
         background=ask.background,
-        input_items=input_items_of(ask.body.get("input"), response_id),
     )
+    items = input_items_of(ask.body.get("input"), response_id) if ask.store else ()
+    return Asked(row, ask.previous, items, ask.store)
 
 
-def input_items_of(value: object, near: str) -> Sequence[Mapping[str, Any]]:
-    """The `input` of a request as stored items with ids; text is one user message."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list):
-        return ()
-    return [stored_item(entry, near) for entry in value if isinstance(entry, dict)]
+def _require_own(
+    found: StoredResponse | None, wanted: str, caller: Caller, param: str, agent: str | None = None
+) -> StoredResponse:
+    """Another caller's response does not exist, nor does one of another agent than the path names."""
+    if found is None or found.user != caller.user or (agent is not None and found.agent != agent):
+        raise NotFound(f"Response with id '{wanted[:80]}' not found.", param=param)
+    return found
 
 
-def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
-    """An item as it is kept and shown: with id, type and status, its text as content parts."""
-    item = {"type": "message", "status": "completed", **entry}
-    if not isinstance(entry.get("id"), str) or not entry["id"]:
-        item["id"] = new_item_id("msg" if item["type"] == "message" else "itm", near)
-    if item["type"] == "message" and isinstance(item.get("content"), str):
-        kind = "output_text" if item.get("role") == "assistant" else "input_text"
-        item["content"] = [{"type": kind, "text": item["content"]}]
-    return item
+def _require_protocol(live: LiveSandbox, headers: list[Header]) -> None:
+    """The agent must speak `responses`, and its generation must fit what the caller sends."""
+    declared = live.version.definition.protocol("responses")
+    if declared is None:
+        known = ", ".join(p.protocol for p in live.version.definition.protocols)
+        raise BadRequest(
+            f"Agent '{live.row.agent}' does not speak the responses protocol; its definition declares {known}."
+        )
+    legacy = isolation_key_of(headers)
+    if legacy is not None and declared.version not in ("1.0.0", "v1"):
+        raise BadRequest(
+            f"The header {legacy} belongs to protocol 1.0.0, and agent '{live.row.agent}' declares "
+            f"{declared.version}: callers are told apart by their tokens. Leave the header out.",
+            param=legacy,
+        )
 
 
-def _is_error(body: Mapping[str, Any]) -> bool:
-    """The oldest adapters answer 200 with a bare error (container-contract.md §3.2, Errors)."""
-    return "output" not in body and "code" in body and "message" in body
+def _replayed(
+    found: StoredResponse, clock: Callable[[], float]
+) -> Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]:
+    """How events look that the process repeats: as they did the first time."""
+    known = {key: value for key, value in found.body.items() if key not in ("output", "status", "usage", "error")}
+    start = {**answer.defaults({}, found), **known, "completed_at": None}
+
+    async def show(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        status = kind if kind in FINAL_STATUSES else "in_progress"
+        return for_client(answer.filled(start, found, body, status, clock()))
+
+    return show
 
 
-def _defaults(ask: _Ask, asked: Asked, now: float) -> dict[str, Any]:
-    """What strict OpenAI clients expect and a handler may leave out."""
-    return {
-        "id": asked.response_id,
-        "object": "response",
-        "created_at": int(now),
-        "status": "completed",
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": ask.body.get("metadata") or {},
-        "model": ask.body.get("model") or asked.agent,
-        "output": [],
-        "parallel_tool_calls": False,
-        "temperature": None,
-        "top_p": None,
-        "tool_choice": "auto",
-        "tools": [],
-        "background": asked.background,
-        "previous_response_id": asked.previous,
-        "conversation": None if asked.conversation is None else {"id": asked.conversation},
-        "agent_reference": {"type": "agent_reference", "name": asked.agent},
-    }
+async def _no_events(status: int, raw: bytes) -> bytes:
+    """What a container answers instead of a replay: a plain one has none, whatever it says."""
+    if status in NOT_THERE or status == 200:
+        raise BadRequest(
+            "The agent's container does not repeat streams; retrieve the response without 'stream'.",
+            code="invalid_request_error",
+            param="stream",
+        )
+    return raw
+
+
+def _not_to_cancel(message: str) -> BadRequest:
+    return BadRequest(message, code="invalid_request_error", param="response_id")
+
+
+def _target(found: StoredResponse) -> str:
+    return f"/responses/{quote(answer.container_id(found), safe='')}"
+
+
+def _object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _session_header(found: StoredResponse) -> dict[str, str]:
+    return {} if found.session is None else {"x-agent-session-id": found.session}
+
+
+def _reply(found: StoredResponse, body: Any) -> Response:
+    return json_reply(body, headers=_session_header(found))

@@ -34,21 +34,25 @@ class LostResponses:
         if await self._store.read(lambda conn: rows.in_progress_responses(conn, [session.key])):
             await self._store.write(change)
 
-    async def platform_restarted(self, adopted: Mapping[SessionKey, LiveSandbox]) -> None:
-        """After a restart nobody waits for foreground responses, and only adopted sandboxes finish background ones."""
+    async def platform_restarted(
+        self, adopted: Mapping[SessionKey, LiveSandbox]
+    ) -> list[tuple[LiveSandbox, StoredResponse]]:
+        """After a restart nobody waits for foreground responses, and only adopted sandboxes finish background ones.
 
-        def change(conn: Any) -> list[tuple[SessionKey, str]]:
+        These are returned, each with its sandbox: somebody must follow them to their end.
+        """
+
+        def change(conn: Any) -> list[tuple[LiveSandbox, StoredResponse]]:
             going_on = []
             for response in rows.in_progress_responses(conn, None):
-                key = (response.project, response.agent, response.session or "")
-                if response.background and key in adopted:
-                    going_on.append((key, response.id))
+                live = adopted.get((response.project, response.agent, response.session or ""))
+                if response.background and live is not None:
+                    going_on.append((live, response))
                 else:
                     self._fail(conn, response, "The platform was restarted while this response was running.")
             return going_on
 
-        for key, response_id in await self._store.write(change):
-            adopted[key].background.add(response_id)
+        return await self._store.write(change)
 
     def _fail(self, conn: Any, response: StoredResponse, reason: str) -> None:
         rows.save_response(conn, replace(response, body=failed_body(response.body, reason, self._clock())))
