@@ -27,6 +27,7 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker
@@ -166,8 +167,8 @@ class Platform:
 
 def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:
     """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
-    callbacks = SandboxAuth(_router(routes.callback_routes(Storage(store, tokens))), tokens)
-    return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
+    known = routes.callback_routes(Storage(store, tokens), ConversationItems(store))
+    return _edge(SandboxAuth(_router(known), tokens)), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
 def _router(known: list[BaseRoute]) -> Router:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cupola.ids import new_item_id
+
 FINAL_STATUSES = frozenset({"completed", "failed", "incomplete", "cancelled"})
 FRAMEWORK_KEYS = ("internal_metadata",)
 """Keys that the framework keeps on a stored response: round-tripped, hidden from clients (§4.1)."""
@@ -78,3 +80,14 @@ def for_client(body: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(metadata, dict) and "_internal_metadata" in metadata:
         shown["metadata"] = {k: v for k, v in metadata.items() if k != "_internal_metadata"}
     return shown
+
+
+def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
+    """An item as it is kept and shown: with id, type and status, its text as content parts."""
+    item = {"type": "message", "status": "completed", **entry}
+    if not isinstance(entry.get("id"), str) or not entry["id"]:
+        item["id"] = new_item_id("msg" if item["type"] == "message" else "itm", near)
+    if item["type"] == "message" and isinstance(item.get("content"), str):
+        kind = "output_text" if item.get("role") == "assistant" else "input_text"
+        item["content"] = [{"type": kind, "text": item["content"]}]
+    return item

@@ -19,6 +19,7 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
+from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
@@ -107,7 +108,7 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage) -> list[BaseRoute]:
+def callback_routes(storage: Storage, conversation_items: ConversationItems) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -117,6 +118,14 @@ def callback_routes(storage: Storage) -> list[BaseRoute]:
         call("GET", PROJECT + "/storage/responses/{response}/input_items", storage.input_items),
         call("GET", PROJECT + "/storage/history/item_ids", storage.history),
         call("POST", PROJECT + "/storage/items/batch/retrieve", storage.items),
+        *(
+            route
+            for base in (PROJECT + "/openai", PROJECT + "/openai/v1")
+            for route in (
+                call("GET", base + "/conversations/{conversation}/items", conversation_items.list),
+                call("POST", base + "/conversations/{conversation}/items", conversation_items.create),
+            )
+        ),
     ]
 
 
@@ -167,7 +176,18 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-_LATER = ("connections", "deployments", "toolboxes", "skills", "memory_stores", "indexes", "datasets", "evaluations")
+_LATER = (
+    "checkpoints",
+    "connections",
+    "datasets",
+    "deployments",
+    "evaluations",
+    "indexes",
+    "mcp_tools",
+    "memory_stores",
+    "skills",
+    "toolboxes",
+)
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:

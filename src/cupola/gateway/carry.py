@@ -102,7 +102,7 @@ class Carrier:
     def headers(self, scope: Scope, live: LiveSandbox, caller: Caller, protocol: str) -> list[Header]:
         """What a container is told beside the body: see `dialects.headers_for`."""
         call_id = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
-        return headers_for(scope["headers"], live.version.definition, protocol, caller.user, call_id)
+        return headers_for(scope["headers"], live, protocol, caller.user, call_id)
 
 
 def _log_failure(live: LiveSandbox, status: int, headers: Sequence[Header]) -> None:

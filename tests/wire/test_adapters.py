@@ -1,0 +1,130 @@
+"""Containers built with every generation of the official adapters, unmodified, on a real container engine.
+
+Each is deployed twice: declared as its own guide says, and wrongly, since users copy `v1` from the guide that they
+find. Pins are exact: `adapters/<adapter>.txt` holds what an image of that time would hold, so far as it still runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.served import built_image, require_engine
+
+from .conftest import RunClient
+
+pytestmark = [
+    pytest.mark.wire,
+    pytest.mark.engine,
+    pytest.mark.operation("responses.create", "responses.retrieve", "conversations.create", "conversation_items.list"),
+]
+
+ADAPTERS = Path(__file__).parent / "adapters"
+TOOLS = [{"type": "code_interpreter"}]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's release, the program that runs on it, and what that release is known to do."""
+
+    package: str
+    version: str
+    declared: str
+    """The protocol version that fits it."""
+    wrong: str
+    program: str | None = None
+    chains: bool = False
+    """It asks the platform for what came before `previous_response_id`."""
+    converses: bool = False
+    """It asks the platform for what was said in the conversation."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.package}-{self.version}"
+
+
+EVERY = (
+    Adapter("responses", "1.0.0b1", "1.0.0", "v1", chains=True, converses=True),
+    Adapter("responses", "2.0.0", "2.0.0", "v1", chains=True, converses=True),
+    Adapter("responses", "2.3.0", "2.0.0", "v1", chains=True, converses=True),
+    Adapter("responses", "2.4.0b1", "2.0.0", "1.0.0", chains=True, converses=True),
+    Adapter("langgraph", "1.0.0b1", "v1", "2.0.0"),
+    Adapter("langgraph", "1.0.0b4", "v1", "1.0.0"),
+    Adapter("langgraph", "1.0.0b17", "v1", "2.0.0", converses=True),
+    Adapter("agentframework", "1.0.0b1", "v1", "2.0.0", program="agentframework_first"),
+    Adapter("agentframework", "1.0.0b17", "v1", "2.0.0", program="agentframework_last", converses=True),
+)
+
+AdapterImage = Callable[[Adapter], str]
+
+
+@pytest.fixture(scope="session")
+def adapter_image(tmp_path_factory: pytest.TempPathFactory) -> AdapterImage:
+    """Builds an adapter's image: one Dockerfile, its own pins, its program."""
+    require_engine()
+
+    def build(adapter: Adapter) -> str:
+        context = tmp_path_factory.mktemp(adapter.name)
+        for source, name in (
+            ("Dockerfile", "Dockerfile"),
+            (f"{adapter.name}.txt", "requirements.txt"),
+            (f"{adapter.program or adapter.package}.py", "main.py"),
+        ):
+            (context / name).write_bytes((ADAPTERS / source).read_bytes())
+        return built_image(adapter.name, context)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def talk(run_client: RunClient, adapter_image: AdapterImage) -> Callable[..., Any]:
+    """Deploys an adapter's container under a declaration and talks to it: see `clients/adapter.py`."""
+
+    def run(adapter: Adapter, declared: str, tools: Any = None) -> Any:
+        image = adapter_image(adapter)
+        name = f"adapter-{uuid4().hex[:10]}"
+        print(f"{adapter.name} ({pinned(adapter)}) declared as {declared}")
+        return run_client("newest", "sync", "adapter", name, image, declared, json.dumps(tools))
+
+    return run
+
+
+def pinned(adapter: Adapter) -> str:
+    """The adapter's own packages, as they are pinned."""
+    lines = (ADAPTERS / f"{adapter.name}.txt").read_text().splitlines()
+    return ", ".join(line for line in lines if line.startswith("azure-ai-agentserver-"))
+
+
+@pytest.mark.parametrize("fit", ["right", "wrong"])
+@pytest.mark.parametrize("adapter", EVERY, ids=lambda adapter: adapter.name)
+def test_an_adapters_container_serves_responses(talk: Callable[..., Any], adapter: Adapter, fit: str) -> None:
+    """It becomes ready, answers plain and streamed, remembers what its adapter asks for, and is kept."""
+    found = talk(adapter, adapter.declared if fit == "right" else adapter.wrong)
+    print("FAILURES", adapter.name, found.get("failure"), found.get("streamed_failure"))
+    assert found["version"]["status"] == "active", found["version"]
+    assert text_of(found["plain"]) == "You said: alpha. Before: nothing."
+    assert found["plain"]["metadata"]["mine"] == "kept"
+    assert found["retrieved"]["id"] == found["plain"]["id"]
+    assert text_of(found["retrieved"]) == text_of(found["plain"])
+    assert (found["kinds"][0], found["kinds"][-1]) == ("response.created", "response.completed")
+    assert found["streamed"].strip() == "You said: beta. Before: nothing."
+    assert found["chained"].strip() == f"You said: gamma. Before: {'alpha' if adapter.chains else 'nothing'}."
+    before = ["nothing", "delta", "delta, epsilon"] if adapter.converses else ["nothing"] * 3
+    told = [f"You said: {said}. Before: {b}." for said, b in zip(("delta", "epsilon", "zeta"), before, strict=True)]
+    assert [turn.strip() for turn in found["turns"]] == told
+    said = [(role, text.strip()) for role, text in found["said"]]
+    assert said == [
+        entry
+        for word, reply in zip(("delta", "epsilon", "zeta"), told, strict=True)
+        for entry in (("user", word), ("assistant", reply))
+    ]
+
+
+def text_of(response: Any) -> str:
+    return "".join(part["text"] for item in response["output"] for part in item["content"]).strip()
