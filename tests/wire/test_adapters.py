@@ -1,7 +1,7 @@
 """Containers built with every generation of the official adapters, unmodified, on a real container engine.
 
-Each is deployed twice: declared as its own guide says, and wrongly, since users copy `v1` from the guide that they
-find. Pins are exact: `adapters/<adapter>.txt` holds what an image of that time would hold, so far as it still runs.
+Each is declared as its own guide says, and one of each kind wrongly too, since users copy `v1` from the guide that
+they find. Pins are exact: `adapters/<adapter>.txt` holds what an image of that time would hold, so far as it still runs.
 """
 
 from __future__ import annotations
@@ -37,8 +37,17 @@ class Adapter:
     version: str
     declared: str
     """The protocol version that fits it."""
-    wrong: str
+    wrong: str | None = None
+    """One that does not fit it; one adapter of each kind is declared so, too."""
     program: str | None = None
+    tools: bool = False
+    """Its definition has tools, which the oldest adapters read and today's would refuse."""
+    echoes: bool = True
+    """It hands the caller's metadata back."""
+    fails: tuple[str, int | None] = ("InternalServerError", 500)
+    """What comes of a handler that fails: the exception and its status, or `Response` with the error in it."""
+    fails_streaming: tuple[str, str | int | None] = ("InternalServerError", 500)
+    """The same, streamed: the exception and its status, or `Stream` and its last event."""
     chains: bool = False
     """It asks the platform for what came before `previous_response_id`."""
     converses: bool = False
@@ -49,19 +58,54 @@ class Adapter:
         return f"{self.package}-{self.version}"
 
 
+_STREAMED_ERROR = ("Stream", "error")
+_BARE_ERROR = ("Response", None)
+_REMEMBERS = {"chains": True, "converses": True, "fails_streaming": _STREAMED_ERROR}
+
 EVERY = (
-    Adapter("responses", "1.0.0b1", "1.0.0", "v1", chains=True, converses=True),
-    Adapter("responses", "2.0.0", "2.0.0", "v1", chains=True, converses=True),
-    Adapter("responses", "2.3.0", "2.0.0", "v1", chains=True, converses=True),
-    Adapter("responses", "2.4.0b1", "2.0.0", "1.0.0", chains=True, converses=True),
-    Adapter("langgraph", "1.0.0b1", "v1", "2.0.0"),
-    Adapter("langgraph", "1.0.0b4", "v1", "1.0.0"),
-    Adapter("langgraph", "1.0.0b17", "v1", "2.0.0", converses=True),
-    Adapter("agentframework", "1.0.0b1", "v1", "2.0.0", program="agentframework_first"),
-    Adapter("agentframework", "1.0.0b17", "v1", "2.0.0", program="agentframework_last", converses=True),
+    Adapter("responses", "1.0.0b1", "1.0.0", wrong="v1", **_REMEMBERS),
+    Adapter("responses", "2.0.0", "2.0.0", **_REMEMBERS),
+    Adapter("responses", "2.3.0", "2.0.0", wrong="v1", tools=True, **_REMEMBERS),
+    Adapter("responses", "2.4.0b1", "2.0.0", **_REMEMBERS),
+    Adapter("langgraph", "1.0.0b1", "v1"),
+    Adapter("langgraph", "1.0.0b4", "v1", wrong="1.0.0", tools=True),
+    Adapter(
+        "langgraph",
+        "1.0.0b17",
+        "v1",
+        wrong="2.0.0",
+        converses=True,
+        fails=_BARE_ERROR,
+        fails_streaming=_STREAMED_ERROR,
+    ),
+    Adapter(
+        "agentframework",
+        "1.0.0b1",
+        "v1",
+        program="agentframework_first",
+        echoes=False,
+        fails_streaming=("APIError", None),
+    ),
+    Adapter(
+        "agentframework",
+        "1.0.0b17",
+        "v1",
+        program="agentframework_last",
+        converses=True,
+        echoes=False,
+        fails=_BARE_ERROR,
+        fails_streaming=("Stream", "response.failed"),
+    ),
 )
+RUNS = [
+    pytest.param(adapter, declared, id=f"{adapter.name}-as-{declared}")
+    for adapter in EVERY
+    for declared in (adapter.declared, adapter.wrong)
+    if declared is not None
+]
 
 AdapterImage = Callable[[Adapter], str]
+Talk = Callable[[Adapter, str], Any]
 
 
 @pytest.fixture(scope="session")
@@ -83,14 +127,15 @@ def adapter_image(tmp_path_factory: pytest.TempPathFactory) -> AdapterImage:
 
 
 @pytest.fixture(scope="session")
-def talk(run_client: RunClient, adapter_image: AdapterImage) -> Callable[..., Any]:
+def talk(run_client: RunClient, adapter_image: AdapterImage) -> Talk:
     """Deploys an adapter's container under a declaration and talks to it: see `clients/adapter.py`."""
 
-    def run(adapter: Adapter, declared: str, tools: Any = None) -> Any:
+    def run(adapter: Adapter, declared: str) -> Any:
         image = adapter_image(adapter)
         name = f"adapter-{uuid4().hex[:10]}"
+        tools = json.dumps(TOOLS if adapter.tools else [])
         print(f"{adapter.name} ({pinned(adapter)}) declared as {declared}")
-        return run_client("newest", "sync", "adapter", name, image, declared, json.dumps(tools))
+        return run_client("newest", "sync", "adapter", name, image, declared, tools)
 
     return run
 
@@ -101,15 +146,14 @@ def pinned(adapter: Adapter) -> str:
     return ", ".join(line for line in lines if line.startswith("azure-ai-agentserver-"))
 
 
-@pytest.mark.parametrize("fit", ["right", "wrong"])
-@pytest.mark.parametrize("adapter", EVERY, ids=lambda adapter: adapter.name)
-def test_an_adapters_container_serves_responses(talk: Callable[..., Any], adapter: Adapter, fit: str) -> None:
-    """It becomes ready, answers plain and streamed, remembers what its adapter asks for, and is kept."""
-    found = talk(adapter, adapter.declared if fit == "right" else adapter.wrong)
-    print("FAILURES", adapter.name, found.get("failure"), found.get("streamed_failure"))
+@pytest.mark.parametrize(("adapter", "declared"), RUNS)
+def test_an_adapters_container_serves_responses(talk: Talk, adapter: Adapter, declared: str) -> None:
+    """It becomes ready, answers plain and streamed, remembers what its adapter asks for, is kept, and says its errors."""
+    found = talk(adapter, declared)
     assert found["version"]["status"] == "active", found["version"]
     assert text_of(found["plain"]) == "You said: alpha. Before: nothing."
-    assert found["plain"]["metadata"]["mine"] == "kept"
+    if adapter.echoes:
+        assert found["plain"]["metadata"]["mine"] == "kept"
     assert found["retrieved"]["id"] == found["plain"]["id"]
     assert text_of(found["retrieved"]) == text_of(found["plain"])
     assert (found["kinds"][0], found["kinds"][-1]) == ("response.created", "response.completed")
@@ -124,6 +168,11 @@ def test_an_adapters_container_serves_responses(talk: Callable[..., Any], adapte
         for word, reply in zip(("delta", "epsilon", "zeta"), told, strict=True)
         for entry in (("user", word), ("assistant", reply))
     ]
+    assert (found["failure"][0], found["streamed_failure"][:2]) == (adapter.fails[0], [*adapter.fails_streaming])
+    if adapter.fails is _BARE_ERROR:
+        assert "as it was asked to" in found["failure"][2]
+    else:
+        assert found["failure"][1] == adapter.fails[1]
 
 
 def text_of(response: Any) -> str:

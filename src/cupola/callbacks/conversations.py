@@ -60,7 +60,7 @@ class ConversationItems:
         conversation = await self._store.read(question)
         if conversation is None:
             raise NotFound(
-                f"Conversation '{wanted}' does not exist, or it is not of the user whose session '{identity.session}' is.",
+                f"Conversation '{wanted}' does not exist for the user whose session '{identity.session}' is.",
                 param="conversation_id",
             )
         return conversation

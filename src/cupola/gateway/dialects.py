@@ -24,9 +24,7 @@ def dialect_of(live: LiveSandbox, protocol: str) -> str:
     return declared.version if declared is not None else Generation.CURRENT
 
 
-def headers_for(
-    callers: Iterable[Header], live: LiveSandbox, protocol: str, user: str, call_id: str
-) -> list[Header]:
+def headers_for(callers: Iterable[Header], live: LiveSandbox, protocol: str, user: str, call_id: str) -> list[Header]:
     """The caller's headers that a container may see, and the platform's own."""
     sent = to_sandbox(callers)
     dialect = dialect_of(live, protocol)

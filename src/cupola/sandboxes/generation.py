@@ -90,4 +90,5 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     length = min(int(headers.get("content-length", "0")), _MAX_REPLY)
-    return Reply(int(head[0].split()[1]), headers, await reader.readexactly(length))
+    _, _, status = head[0].partition(" ")
+    return Reply(int(status[:3]), headers, await reader.readexactly(length))

@@ -63,12 +63,12 @@ async def talk(client: Any) -> dict[str, Any]:
 
 
 async def failure(client: Any, session: Any) -> list[Any]:
-    """How a failed handler looks: the class and status of an exception, or the response's own status; the message."""
+    """How a failed handler looks: the class and status of an exception, or the response itself."""
     try:
         response = await call(client.with_options(max_retries=0).responses.create(input="fail", extra_body=session))
     except APIError as error:
         return [type(error).__name__, getattr(error, "status_code", None), str(error)]
-    return ["Response", response.status, response.error and response.error.message]
+    return ["Response", response.status, response.model_dump_json()]
 
 
 async def streamed_failure(client: Any, session: Any) -> list[Any]:
