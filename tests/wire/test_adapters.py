@@ -1,7 +1,7 @@
 """Containers built with every generation of the official adapters, unmodified, on a real container engine.
 
 Each is declared as its own guide says, and one of each kind wrongly too, since users copy `v1` from the guide that
-they find. Pins are exact: `adapters/<adapter>.txt` holds what an image of that time would hold, so far as it still runs.
+they find. Pins are exact: `adapters/<adapter>.txt` holds what an image of that time holds, as far as can be had.
 """
 
 from __future__ import annotations
@@ -60,13 +60,27 @@ class Adapter:
 
 _STREAMED_ERROR = ("Stream", "error")
 _BARE_ERROR = ("Response", None)
-_REMEMBERS = {"chains": True, "converses": True, "fails_streaming": _STREAMED_ERROR}
+
+
+def _responses(version: str, declared: str, *, wrong: str | None = None, tools: bool = False) -> Adapter:
+    """Releases of `responses`, which ask the platform for every history."""
+    return Adapter(
+        "responses",
+        version,
+        declared,
+        wrong=wrong,
+        tools=tools,
+        chains=True,
+        converses=True,
+        fails_streaming=_STREAMED_ERROR,
+    )
+
 
 EVERY = (
-    Adapter("responses", "1.0.0b1", "1.0.0", wrong="v1", **_REMEMBERS),
-    Adapter("responses", "2.0.0", "2.0.0", **_REMEMBERS),
-    Adapter("responses", "2.3.0", "2.0.0", wrong="v1", tools=True, **_REMEMBERS),
-    Adapter("responses", "2.4.0b1", "2.0.0", **_REMEMBERS),
+    _responses("1.0.0b1", "1.0.0", wrong="v1"),
+    _responses("2.0.0", "2.0.0"),
+    _responses("2.3.0", "2.0.0", wrong="v1", tools=True),
+    _responses("2.4.0b1", "2.0.0"),
     Adapter("langgraph", "1.0.0b1", "v1"),
     Adapter("langgraph", "1.0.0b4", "v1", wrong="1.0.0", tools=True),
     Adapter(
@@ -148,7 +162,7 @@ def pinned(adapter: Adapter) -> str:
 
 @pytest.mark.parametrize(("adapter", "declared"), RUNS)
 def test_an_adapters_container_serves_responses(talk: Talk, adapter: Adapter, declared: str) -> None:
-    """It becomes ready, answers plain and streamed, remembers what its adapter asks for, is kept, and says its errors."""
+    """It starts, answers plain and streamed, remembers what its adapter asks for, is kept, and tells its errors."""
     found = talk(adapter, declared)
     assert found["version"]["status"] == "active", found["version"]
     assert text_of(found["plain"]) == "You said: alpha. Before: nothing."

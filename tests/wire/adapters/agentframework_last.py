@@ -7,7 +7,6 @@ from typing import Any
 
 from agent_framework import BaseChatClient, ChatResponse, ChatResponseUpdate, Content, Message
 from azure.ai.agentserver.agentframework import from_agent_framework
-from azure.identity.aio import DefaultAzureCredential
 
 
 class Telling(BaseChatClient):
@@ -31,4 +30,4 @@ def reply_to(messages: Any) -> str:
 
 if __name__ == "__main__":
     agent = Telling().as_agent(name="telling", instructions="Tell.")
-    from_agent_framework(agent, credentials=DefaultAzureCredential()).run()
+    from_agent_framework(agent).run()
