@@ -16,6 +16,7 @@ compile() {
 compile base.txt "$@" pyproject.toml requirements/build.in
 compile demo.txt "$@" pyproject.toml requirements/build.in --extra demo --constraint requirements/base.txt
 compile dev.txt "$@" pyproject.toml requirements/build.in --extra demo --group dev --constraint requirements/demo.txt
-for generation in requirements/wire-*.in; do
-    compile "$(basename "$generation" .in).txt" "$@" "$generation"
+# Each environment that tests make for themselves (build.in belongs to the three above).
+for environment in requirements/*.in; do
+    [ "$environment" = requirements/build.in ] || compile "$(basename "$environment" .in).txt" "$@" "$environment"
 done

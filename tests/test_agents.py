@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cupola.agents import (
     Agent,
@@ -21,6 +25,9 @@ from cupola.agents import (
     VersionStatus,
     check_agent_name,
     choose_version,
+    draft_name,
+    latest_of,
+    without_version,
 )
 from cupola.errors import BadRequest, Conflict
 
@@ -56,6 +63,17 @@ def test_names_that_are_not(name: str) -> None:
     with pytest.raises(BadRequest, match="1 to 63 letters, digits and hyphens") as caught:
         check_agent_name(name)
     assert caught.value.param == "agent_name"
+
+
+@given(st.text(max_size=70))
+def test_any_name_is_allowed_or_refused_with_a_sentence(name: str) -> None:
+    """What is allowed may stand in an address, a host name or a file name as it is."""
+    if re.fullmatch("[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", name):
+        check_agent_name(name)
+        assert quote(name, safe="") == name
+    else:
+        with pytest.raises(BadRequest):
+            check_agent_name(name)
 
 
 def test_new_sessions_begin_on_the_newest_active_version() -> None:
@@ -152,3 +170,42 @@ def test_the_legal_moves_of_a_version() -> None:
     with pytest.raises(Conflict, match="a1:1 is failed, not creating"):
         failed.to_active()
     assert failed.to_deleting().status is VersionStatus.DELETING
+
+
+def test_the_latest_version_is_no_draft() -> None:
+    """In whatever status, but not when it is gone."""
+    listed = [version("draft-1", draft=True), version("3", VersionStatus.DELETED), version("2", VersionStatus.FAILED)]
+    assert latest_of(listed) == listed[2]
+    assert latest_of(listed[:2]) is None
+
+
+def test_drafts_of_one_millisecond_have_names_of_their_own() -> None:
+    """The next one takes the next millisecond."""
+    taken = {"draft-1500", "draft-1501"}
+    assert draft_name(1.5, taken.__contains__) == "draft-1502"
+    assert draft_name(2.0, taken.__contains__) == "draft-2000"
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ([("1", 90), ("2", 10)], [("2", 100)]),
+        ([("1", 50), ("2", 30), ("3", 20)], [("2", 60), ("3", 40)]),
+        ([("1", 1), ("2", 33), ("3", 33), ("4", 33)], [("2", 34), ("3", 33), ("4", 33)]),
+        ([("1", 100)], []),
+        ([("1", 100), ("2", 0)], []),
+        ([("1", 60), ("1", 20), ("@latest", 20)], [("@latest", 100)]),
+        ([("2", 70), ("3", 30)], [("2", 70), ("3", 30)]),
+    ],
+)
+def test_traffic_of_a_version_that_goes(rules: list[tuple[str, int]], left: list[tuple[str, int]]) -> None:
+    """The others take it in proportion; with none left the latest takes all."""
+    before = [VersionRule(name, percentage) for name, percentage in rules]
+    assert [(rule.version, rule.percentage) for rule in without_version(before, "1")] == left
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=12))
+def test_what_is_left_always_adds_up(weights: list[int]) -> None:
+    """To 100, or to nothing."""
+    rules = [VersionRule(str(number), weight) for number, weight in enumerate(weights)]
+    assert sum(rule.percentage for rule in without_version(rules, "0")) in (0, 100)

@@ -9,6 +9,7 @@ import pytest
 
 from cupola.cli.state_dir import chosen_state_dir
 from cupola.errors import SetupError
+from cupola.identity import Role
 from cupola.settings import Settings, load
 
 DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -60,6 +61,10 @@ def test_commands_and_platform_agree_on_the_default_directory() -> None:
         ("idle_timeout = 0", "idle_timeout"),
         ('log_level = "loud"', "log_level"),
         ("prot = 1", "prot"),
+        ('oidc_issuer = "http://id.example"', "oidc_issuer"),
+        ('oidc_issuer = "https://login.microsoftonline.com/common/v2.0"', "oidc_issuer"),
+        ('oidc_default_role = "king"', "oidc_default_role"),
+        ('oidc_audience = ""', "oidc_audience"),
     ],
 )
 def test_a_bad_value_stops_the_start_with_a_sentence(tmp_path: Path, line: str, name: str) -> None:
@@ -74,6 +79,20 @@ def test_a_damaged_file_stops_the_start_with_a_sentence(tmp_path: Path, content:
     """The sentence names the file."""
     (tmp_path / "cupola.toml").write_bytes(content)
     with pytest.raises(SetupError, match=r"cupola\.toml is not valid TOML"):
+        load(state_dir=tmp_path)
+
+
+def test_roles_from_the_file_and_from_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table there, JSON here; a bad role is named with its value's place."""
+    (tmp_path / "cupola.toml").write_text('[oidc_roles]\n"group-1" = "operator"\n')
+    assert load(state_dir=tmp_path).oidc_roles == {"group-1": Role.OPERATOR}
+    monkeypatch.setenv("CUPOLA_OIDC_ROLES", '{"group-2": "reader"}')
+    assert load(state_dir=tmp_path).oidc_roles == {"group-2": Role.READER}
+    monkeypatch.setenv("CUPOLA_OIDC_ROLES", '{"group-2": "king"}')
+    with pytest.raises(SetupError, match=r"oidc_roles\.group-2"):
+        load(state_dir=tmp_path)
+    monkeypatch.setenv("CUPOLA_OIDC_ROLES", "group-2=reader")
+    with pytest.raises(SetupError, match=r"oidc_roles.*JSON"):
         load(state_dir=tmp_path)
 
 

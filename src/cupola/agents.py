@@ -10,12 +10,13 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from cupola.errors import BadRequest, Conflict
+from cupola.secrecy import brief
 
 GIB = 1024**3
 DEFAULT_CPU = 1.0
@@ -24,6 +25,15 @@ CPU_RANGE = (0.5, 4.0)
 MEMORY_RANGE = (1 * GIB, 8 * GIB)
 IDLE_TIMEOUT_RANGE = (120, 14400)
 """Seconds; the newest of the documented ranges (control-plane.md §3)."""
+
+AZURE_CPU_RANGE = (0.25, 4.0)
+AZURE_CPU_STEP = 0.25
+AZURE_MEMORY_RANGE = (GIB // 2, 8 * GIB)
+AZURE_MEMORY_PER_CPU = 2 * GIB
+"""Azure takes fixed pairs: every quarter of a vCPU with twice as many GiB (control-plane.md §3)."""
+
+MAX_VERSIONS = 1000
+"""Versions that an agent may have at once."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 
@@ -128,6 +138,9 @@ class Definition:
         """What the no-op rule compares: everything that a change of would change the sandbox (§2.2)."""
         content = {key: value for key, value in self.to_json().items() if key != "spelling"}
         content["other"] = {k: v for k, v in self.spelling.items() if v is not None and k not in _NORMALISED}
+        container = self.spelling.get("container_configuration") or {}
+        if container.get("registry_connection_id") is not None:
+            content["registry"] = container["registry_connection_id"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -241,6 +254,11 @@ class AgentVersion:
     def idle_timeout(self) -> int | None:
         return self.definition.idle_timeout
 
+    @property
+    def may_get_traffic(self) -> bool:
+        """Whether the endpoint may name it as a target: no draft, and not failed or on its way out (§2.2)."""
+        return not self.draft and self.status in (VersionStatus.CREATING, VersionStatus.ACTIVE)
+
 
 LATEST = "@latest"
 """What a rule names instead of a version: the newest active one that is no draft."""
@@ -277,7 +295,7 @@ def check_agent_name(name: str) -> None:
     """Raises BadRequest unless `name` starts and ends alphanumeric, holds only hyphens besides, and is ≤ 63 long."""
     if not _NAME.fullmatch(name):
         raise BadRequest(
-            f"Agent name '{name}' is not allowed: use 1 to 63 letters, digits and hyphens, "
+            f"Agent name {brief(name)} is not allowed: use 1 to 63 letters, digits and hyphens, "
             "starting and ending with a letter or digit.",
             param="agent_name",
         )
@@ -297,3 +315,33 @@ def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.
     if weighted:
         return dice.choices([v for v, _ in weighted], [w for _, w in weighted])[0]
     return None if agent.rules else latest
+
+
+def latest_of(versions: Sequence[AgentVersion]) -> AgentVersion | None:
+    """`versions.latest`: of the agent's versions, newest first, the first that is no draft, in whatever status."""
+    return next((v for v in versions if not v.draft and v.status is not VersionStatus.DELETED), None)
+
+
+def draft_name(now: float, taken: Callable[[str], bool]) -> str:
+    """`draft-<unix ms>`, or the next millisecond that no other draft of the agent has."""
+    moment = int(now * 1000)
+    while taken(f"draft-{moment}"):
+        moment += 1
+    return f"draft-{moment}"
+
+
+def without_version(rules: Sequence[VersionRule], version: str) -> tuple[VersionRule, ...]:
+    """The rules after `version` is gone: the others share what it had in proportion; none left means the latest.
+
+    Whole percentages that add up to 100, the largest remainders rounded up.
+    """
+    left = [rule for rule in rules if rule.version != version]
+    total = sum(rule.percentage for rule in left)
+    if total == 0:
+        return ()
+    exact = [rule.percentage * 100 / total for rule in left]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(left)), key=lambda index: shares[index] - exact[index])
+    for index in by_remainder[: 100 - sum(shares)]:
+        shares[index] += 1
+    return tuple(replace(rule, percentage=share) for rule, share in zip(left, shares, strict=True))

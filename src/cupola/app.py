@@ -28,20 +28,25 @@ from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.conversations import ConversationItems
+from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
 from cupola.errors import CupolaError, DriverUnavailable
+from cupola.gateway.a2a import A2A
 from cupola.gateway.carry import Carrier
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
+from cupola.gateway.isolation import ForUsers, Users
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
-from cupola.installation import Installation, Layout, Running
+from cupola.installation import Installation, Running
+from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
@@ -54,9 +59,11 @@ from cupola.sandboxes.start import Place, Starter
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
-from cupola.web.auth import ClientAuth, SandboxAuth, Tokens
+from cupola.web.auth import Callers, ClientAuth, SandboxAuth, Tokens
 from cupola.web.errors import ErrorEdge
+from cupola.web.issuer_keys import Fetch, fetch
 from cupola.web.listen import Listener, RememberedPorts, bind
+from cupola.web.oidc import OidcCallers, Rules
 from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
 
 log = structlog.get_logger()
@@ -88,10 +95,12 @@ class Platform:
         tokens: Tokens,
         find: Finders,
         clock: Callable[[], float] = time.time,
+        fetch: Fetch = fetch,
     ) -> None:
         layout = installation.layout
         self._store = store
         self._clock = clock
+        self._azure_limits = settings.azure_limits
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -120,55 +129,87 @@ class Platform:
         self.versions = Versions(store, self._starter, self.places, self.sandboxes)
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
+        self.state_expiry = StateExpiry(store, clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
-        self._resolver = Resolver(store, self.sandboxes, self._choice)
+        self._users = Users(tokens.user_key)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users)
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
-        self.routes = routes.client_routes(self._handlers(tokens, layout))
-        self.clients = _edge(ClientAuth(_router(self.routes), tokens, routes.OPEN))
+        self._issuer = _issuer(settings, tokens, fetch)
+        callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
+        self.routes = routes.client_routes(self._handlers(tokens))
+        self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
 
-    def _handlers(self, tokens: Tokens, layout: Layout) -> routes.Handlers:
+    def _handlers(self, tokens: Tokens) -> routes.Handlers:
         carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, self._clock)
-        versions = VersionHandlers(self._store, self.versions, self.places, layout.code)
+        versions = VersionHandlers(
+            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+        )
+        responses = Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock)
         return routes.Handlers(
-            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled),
+            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
             sessions=self._sessions,
-            responses=Responses(self._store, self._resolver, carrier, Recorder(self._store, self._clock), self._clock),
+            responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._resolver, carrier),
+            a2a=A2A(self._store, responses, self._clock),
             health=Health(self._store, self.sandboxes),
             openapi=OpenApi(),
         )
 
     async def begin(self) -> None:
         """Picks up where an earlier process left off."""
+        if self._issuer is not None:
+            await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
         await self._lost.platform_restarted(
             {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         )
         for project, name in await self._store.read(agent_rows.disabled_agents):
             self._resolver.set_enabled(project, name, False)
+        for project, name, endpoint in await self._store.read(agent_rows.endpoints):
+            self._users.set_endpoint(project, name, endpoint)
 
     async def break_off(self) -> None:
         """Lets go of everything without stopping what runs, as a crash would; for tests of what comes after."""
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.break_off()
-        await self._upstream.aclose()
+        await self._close_connections()
 
     async def aclose(self) -> None:
         """Stops what is being made and what runs. Sessions and homes stay."""
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
         await self._upstream.aclose()
+        if self._issuer is not None:
+            await self._issuer.aclose()
 
 
-def callback_apps(store: Store, tokens: Tokens) -> tuple[ASGIApp, ASGIApp]:
+def _issuer(settings: Settings, tokens: Tokens, fetch: Fetch) -> OidcCallers | None:
+    if settings.oidc_issuer is None:
+        return None
+    rules = Rules(
+        audience=settings.oidc_audience,
+        role_claim=settings.oidc_role_claim,
+        roles=settings.oidc_roles,
+        default_role=settings.oidc_default_role,
+    )
+    return OidcCallers(read_issuer(settings.oidc_issuer), rules, tokens.user_key, fetch)
+
+
+def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = time.time) -> tuple[ASGIApp, ASGIApp]:
     """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
-    known = routes.callback_routes(Storage(store, tokens), ConversationItems(store))
-    return _edge(SandboxAuth(_router(known), tokens)), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
+    known = routes.callback_routes(
+        Storage(store, tokens, clock), StateStores(store, tokens, clock), ConversationItems(store)
+    )
+    callbacks = SandboxAuth(_router(known), tokens)
+    return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
 def _router(known: list[BaseRoute]) -> Router:
@@ -223,7 +264,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run()):
+        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(stack, Listener(platform.clients, clients_socket, certificate))

@@ -6,6 +6,7 @@
     ├── Forbidden            a known caller who may not do this
     ├── NotFound             no such object
     ├── Conflict             the object is in a state that forbids it
+    ├── PreconditionFailed   the object is not as If-Match wants it; carries its etag
     ├── SessionNotReady      a sandbox did not come up; carries the evidence
     ├── QuotaExceeded        a limit of this installation is reached
     ├── PayloadTooLarge      more bytes than the documented limit
@@ -13,6 +14,7 @@
     ├── SandboxLost          the sandbox went away, or spoke no HTTP, while it served a request
     ├── StartFailed          a sandbox could not be made: phase, code, exit code
     ├── DriverUnavailable    the place where sandboxes run cannot be used
+    ├── IssuerUnavailable    the issuer of callers' tokens cannot be asked for its keys
     └── SetupError           the platform cannot start here (port, state directory, database)
 
 `code` is what stands in Foundry's envelope (`error.code`); `web/errors.py` holds the one table that turns
@@ -72,6 +74,16 @@ class Conflict(CupolaError):
     code = "conflict"
 
 
+class PreconditionFailed(CupolaError):
+    """`etag` is that of the object now, None where there is none."""
+
+    code = "precondition_failed"
+
+    def __init__(self, message: str, *, etag: str | None = None) -> None:
+        super().__init__(message)
+        self.etag = etag
+
+
 class SessionNotReady(CupolaError):
     code = "session_not_ready"
 
@@ -117,6 +129,10 @@ class StartFailed(CupolaError):
 
 class DriverUnavailable(CupolaError):
     code = "driver_unavailable"
+
+
+class IssuerUnavailable(CupolaError):
+    code = "issuer_unavailable"
 
 
 class SetupError(CupolaError):

@@ -82,3 +82,16 @@ def new_request_id() -> str:
 
 def new_invocation_id() -> str:
     return "inv_" + secrets.token_hex(16)
+
+
+def new_state_store_id() -> str:
+    return "ss_" + secrets.token_hex(12)
+
+
+def new_state_item_id() -> str:
+    return "it_" + secrets.token_hex(12)
+
+
+def new_etag() -> str:
+    """Quoted, as HTTP has it (RFC 9110 §8.8.3)."""
+    return f'"{secrets.token_hex(8)}"'

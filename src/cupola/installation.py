@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 from cupola.errors import CupolaError, SetupError
 
 _SECRET_BYTES = 32
+_HEX64 = r"[0-9a-f]{64}"
 _PROBE_BYTES = 1024 * 1024  # a first start writes half of it; what comes after has no sentence of its own
 _LOCK_PATIENCE = 1.0  # seconds: whoever only looks holds the lock for microseconds
 
@@ -82,6 +83,11 @@ class Layout:
     def identity_header(self) -> Path:
         """The secret that opens the local sign-in: who can read it is the owner of the platform."""
         return self.state_dir / "identity-header"
+
+    @property
+    def secret(self) -> Path:
+        """What signs every token."""
+        return self.state_dir / "secret"
 
     @property
     def log(self) -> Path:
@@ -153,9 +159,7 @@ class Installation:
                 return cls(
                     layout=layout,
                     id=_kept(layout.state_dir / "id", lambda: secrets.token_hex(4), r"[0-9a-f]{8}"),
-                    secret=bytes.fromhex(
-                        _kept(layout.state_dir / "secret", lambda: secrets.token_hex(_SECRET_BYTES), r"[0-9a-f]{64}")
-                    ),
+                    secret=bytes.fromhex(_kept(layout.secret, lambda: secrets.token_hex(_SECRET_BYTES), _HEX64)),
                     identity_header=_kept(layout.identity_header, lambda: secrets.token_hex(16), r"[0-9a-f]{32}"),
                     _lock=lock,
                 )
@@ -187,6 +191,21 @@ def make_state_dir(state_dir: Path) -> None:
     """Makes the directory, for its owner only. Raises SetupError."""
     with told_as_setup_error(state_dir):
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def read_secret(layout: Layout) -> bytes:
+    """What signs the tokens of an installation, whether its platform runs or not. Raises SetupError."""
+    try:
+        return bytes.fromhex(_checked(layout.secret, layout.secret.read_text().strip(), _HEX64))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SetupError(
+            f"No platform was ever started with state directory {layout.state_dir}: start one with `cupola up`, "
+            "or name its directory with --state-dir."
+        ) from error
+    except OSError as error:
+        raise SetupError(
+            f"{layout.secret} cannot be read ({error.strerror}): only the owner of the platform makes tokens."
+        ) from error
 
 
 def lock_holder(state_dir: Path) -> int | None:
@@ -297,6 +316,10 @@ def _kept(path: Path, make: Callable[[], str], shape: str) -> str:
     except FileNotFoundError:
         content = make()
         write_private(path, content.encode())
+    return _checked(path, content, shape)
+
+
+def _checked(path: Path, content: str, shape: str) -> str:
     if not re.fullmatch(shape, content):
         raise SetupError(
             f"{path} is damaged: restore it from a backup, or remove it to have a new one made "

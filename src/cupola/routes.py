@@ -20,18 +20,21 @@ from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
 from cupola.callbacks.conversations import ConversationItems
+from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
 from cupola.errors import Forbidden, NotFound, NotServed
+from cupola.gateway.a2a import A2A
 from cupola.gateway.conversations import Conversations
 from cupola.gateway.invocations import Invocations
 from cupola.gateway.responses import Responses
-from cupola.identity import Caller, Role
+from cupola.identity import Caller, Role, UserFrom
 
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
 """Paths that need no token."""
@@ -54,6 +57,7 @@ class Handlers:
     responses: Responses
     conversations: Conversations
     invocations: Invocations
+    a2a: A2A
     health: Health
     openapi: OpenApi
 
@@ -65,6 +69,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
+        *_a2a_routes(PROTOCOLS + "/a2a", to.a2a),
         *(route for base in OPENAI_BASES for route in _openai_routes(base, to)),
         call("GET", SESSIONS, to.sessions.list, USE),
         call("POST", SESSIONS, to.sessions.create, USE),
@@ -108,7 +113,20 @@ def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage, conversation_items: ConversationItems) -> list[BaseRoute]:
+def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
+    return [
+        raw("POST", base, a2a.rpc, USE),
+        call("GET", base + "/agentCard/v0.3", a2a.card, READ),
+        call("GET", base + "/agentCard/v1.0", a2a.card_1_0, READ),
+        call("GET", base + "/.well-known/agent-card.json", a2a.card, READ),
+        raw("POST", base + "/v1/message:send", a2a.send_message, USE),
+        raw("POST", base + "/v1/message:stream", a2a.stream_message, USE),
+        raw("GET", base + "/v1/tasks/{task}", a2a.get_task, USE),
+        raw("POST", base + "/v1/tasks/{task}:cancel", a2a.cancel_task, USE),
+    ]
+
+
+def callback_routes(storage: Storage, state: StateStores, conversation_items: ConversationItems) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -126,6 +144,15 @@ def callback_routes(storage: Storage, conversation_items: ConversationItems) -> 
                 call("POST", base + "/conversations/{conversation}/items", conversation_items.create),
             )
         ),
+        call("POST", STATE_STORES, state.create),
+        call("GET", STATE_STORES + "/{store}", state.get),
+        call("PATCH", STATE_STORES + "/{store}", state.update),
+        call("DELETE", STATE_STORES + "/{store}", state.delete),
+        call("POST", STATE_STORES + "/{store}/items", state.create_item),
+        call("GET", STATE_STORES + "/{store}/items:keys", state.list_keys),
+        call("PUT", STATE_STORES + "/{store}/items/{key}", state.put_item),
+        call("GET", STATE_STORES + "/{store}/items/{key}", state.get_item),
+        call("DELETE", STATE_STORES + "/{store}/items/{key}", state.delete_item),
     ]
 
 
@@ -134,14 +161,22 @@ def token_routes(tokens: ClientTokens | SandboxTokens) -> list[BaseRoute]:
     return [call("GET", "/msi/token", tokens.get)]
 
 
-def call(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
+class Needing(Route):
+    """A route that can say which role it needs; None is for the open ones, and for those of sandboxes."""
+
+    def __init__(self, path: str, endpoint: Any, method: str, needs: Role | None) -> None:
+        super().__init__(path, endpoint, methods=[method])
+        self.needs = needs
+
+
+def call(method: str, path: str, handler: Any, needs: Role | None = None) -> Needing:
     """A handler of a request that returns a reply, for callers with the role that it needs."""
-    return Route(path, handler if needs is None else _checked(handler, needs), methods=[method])
+    return Needing(path, handler if needs is None else _checked(handler, needs), method, needs)
 
 
-def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> BaseRoute:
+def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> Needing:
     """A handler that speaks ASGI itself, since it streams."""
-    return Route(path, _Raw(handler, needs), methods=[method])
+    return Needing(path, _Raw(handler, needs), method, needs)
 
 
 def _checked(
@@ -158,9 +193,19 @@ def require(caller: Caller, needs: Role) -> None:
     """Raises Forbidden unless the caller's role covers what is needed."""
     if not caller.role.covers(needs):
         raise Forbidden(
-            f"'{caller.principal}' has the role '{caller.role}', and this needs '{needs}'. "
-            f"An operator can make a token with more: cupola tokens create --role {needs}."
+            f"'{caller.principal}' has the role '{caller.role}'{_acting(caller)}, and this needs '{needs}'. "
+            + _how_to_get(needs, caller)
         )
+
+
+def _acting(caller: Caller) -> str:
+    return "" if caller.user_from is UserFrom.TOKEN else f" while it acts for a user ({caller.user_from})"
+
+
+def _how_to_get(needs: Role, caller: Caller) -> str:
+    if caller.issuer is None:
+        return f"An operator can make a token with more: cupola tokens create --role {needs}."
+    return f"Let an administrator of {caller.issuer} assign Cupola.{needs.title()}, or its operator set oidc_roles."
 
 
 class _Raw:
@@ -176,25 +221,44 @@ class _Raw:
         await self._app(scope, receive, send)
 
 
-_LATER = (
-    "checkpoints",
-    "connections",
-    "datasets",
-    "deployments",
-    "evaluations",
-    "indexes",
-    "mcp_tools",
-    "memory_stores",
-    "skills",
-    "toolboxes",
+_LATER = frozenset(
+    {
+        "agent_insight_monitors",
+        "agent_optimization_jobs",
+        "agents",
+        "checkpoints",
+        "connections",
+        "data_generation_jobs",
+        "datasets",
+        "deployments",
+        "evaluationrules",
+        "evaluations",
+        "evaluationtaxonomies",
+        "evaluator_generation_jobs",
+        "evaluators",
+        "indexes",
+        "insights",
+        "mcp_tools",
+        "memory_stores",
+        "models",
+        "redTeams",
+        "routines",
+        "schedules",
+        "skills",
+        "storage",
+        "tasks",
+        "toolboxes",
+        "voice_agents",
+    }
 )
+"""First parts of addresses that the wire has: what is not served there is known, and said so."""
 
 
 async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
     """What no route matches: 501 with a sentence where the wire has such an operation, else 404."""
     path = scope["path"]
     parts = path.split("/")
-    if len(parts) > 4 and parts[1] == "api" and (parts[4] in _LATER or "openai" in parts or "agents" in parts):
+    if len(parts) > 4 and parts[1] == "api" and (parts[4].partition(":")[0] in _LATER or "openai" in parts):
         raise NotServed(f"Cupola does not serve {scope['method']} {path} (yet).")
     raise NotFound(
         f"The requested action '{scope['method']} {path}' is not supported: there is no such address. "

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from cupola.errors import SetupError
+from cupola.identity import Role
+from cupola.issuers import read_issuer
 
 
 class Settings(BaseSettings):
@@ -57,11 +59,39 @@ class Settings(BaseSettings):
     orphan_grace: float = Field(60, ge=0)
     """Seconds that a sandbox which no session owns may live before it is removed."""
 
+    oidc_issuer: str | None = None
+    """OpenID Connect issuer whose tokens are taken beside the installation's own; for Entra with the tenant's id."""
+
+    oidc_audience: str = Field("https://ai.azure.com", min_length=1)
+    """Audience (`aud`) that the issuer's tokens must have; the default is what the official clients ask for."""
+
+    oidc_role_claim: str = Field("roles", min_length=1)
+    """Claim that says what the bearer may do: a list or words; dots lead into objects (`realm_access.roles`)."""
+
+    oidc_roles: dict[str, Role] = Field(default_factory=dict)
+    """Role for each value of the claim; if empty, `Cupola.Reader|User|Operator` and the plain role names count."""
+
+    oidc_default_role: Role | None = None
+    """Role of those whom the issuer has given none; without it they get a 403."""
+
+    local_tokens: bool = True
+    """Whether tokens of `cupola tokens create` are taken; the owner's own sign-in on this machine always is."""
+
+    azure_limits: bool = False
+    """Refuse definitions that Azure is known to refuse, where Cupola would take more: cpu, memory, protocol `v1`."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto` is `console` on a terminal and `json` otherwise."""
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _is_an_issuer(cls, address: str | None) -> str | None:
+        if address is not None:
+            read_issuer(address)
+        return address
 
 
 def load(**arguments: Any) -> Settings:
@@ -74,6 +104,10 @@ def load(**arguments: Any) -> Settings:
         from_environment = Settings(**given).model_dump(exclude_unset=True)
         merged = {**from_file, **from_environment, "state_dir": state_dir}
         return Settings(**merged)
+    except SettingsError as error:  # a variable that should hold JSON
+        raise SetupError(
+            f"A CUPOLA_ variable has a bad value: {error}. Settings of several values are JSON."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

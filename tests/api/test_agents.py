@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cupola.api.agents import merge_patch
 from tests.support.agents import ECHO
 from tests.support.multipart import as_azd, code_zip, encoded
-from tests.support.platform import DEFINITION, OPENAI, PROJECT, PlatformUnderTest, open_platform
+from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
 
 AGENTS = f"{PROJECT}/agents"
 
@@ -73,6 +73,76 @@ async def test_update_makes_a_version_and_shows_the_agent(platform: PlatformUnde
     assert (await platform.call("POST", f"{AGENTS}/other", changed)).status == 404
 
 
+async def test_an_update_may_bring_the_endpoint_along(platform: PlatformUnderTest) -> None:
+    """As a create may: the version that it makes can be named at once; what is refused makes none."""
+
+    def selecting(version: str) -> dict[str, Any]:
+        rule = {"type": "FixedRatio", "agent_version": version, "traffic_percentage": 100}
+        return {"version_selector": {"version_selection_rules": [rule]}}
+
+    def chosen(answer: Answer) -> list[str]:
+        selector = answer.json()["agent_endpoint"]["version_selector"]
+        return [rule["agent_version"] for rule in selector["version_selection_rules"]]
+
+    card = {"version": "1", "skills": []}
+    body = {"name": "a1", "definition": DEFINITION, "agent_endpoint": selecting("1"), "agent_card": card}
+    made = await platform.call("POST", AGENTS, body)
+    assert (made.status, chosen(made), made.json()["agent_card"]) == (200, ["1"], card)
+    changed = {"definition": {**DEFINITION, "cpu": "2"}, "agent_endpoint": selecting("2")}
+    updated = await platform.call("POST", f"{AGENTS}/a1", changed)
+    assert (updated.status, chosen(updated)) == (200, ["2"])
+    refused = await platform.call(
+        "POST", f"{AGENTS}/a1", {"definition": {**DEFINITION, "cpu": "3"}, "agent_endpoint": selecting("9")}
+    )
+    assert refused.status == 400
+    agent = (await platform.call("GET", f"{AGENTS}/a1")).json()
+    assert agent["versions"]["latest"]["version"] == "2"
+    assert agent["agent_card"] == card
+    for version in ("1", "2"):
+        await platform.settled("a1", version)
+
+
+async def test_one_name_is_created_once(platform: PlatformUnderTest) -> None:
+    """Of many who create it at once, one does; the others get a 409."""
+    bodies = [{"name": "a1", "definition": {**DEFINITION, "cpu": cpu}} for cpu in ("1", "2", "3", "4")]
+    made = await asyncio.gather(*(platform.call("POST", AGENTS, body) for body in bodies))
+    assert sorted(answer.status for answer in made) == [200, 409, 409, 409]
+    assert len((await platform.call("GET", f"{AGENTS}/a1/versions")).json()["data"]) == 1
+    await platform.settled("a1", "1")
+
+
+async def test_what_is_made_while_an_agent_goes_goes_too(platform: PlatformUnderTest) -> None:
+    """Or the agent is made anew: either way no sandbox runs for a version that does not exist."""
+    await platform.create_version()
+    changed = {"definition": {**DEFINITION, "cpu": "2"}}
+    gone, made = await asyncio.gather(
+        platform.call("DELETE", f"{AGENTS}/a1?force=true"), platform.call("POST", f"{AGENTS}/a1/versions", changed)
+    )
+    assert (gone.status, made.status) == (200, 200)
+    if (await platform.call("GET", f"{AGENTS}/a1")).status == 404:
+        assert platform.running() == []
+    else:
+        await platform.settled("a1", made.json()["version"])
+        assert len(platform.running()) == 1
+
+
+async def test_kinds(platform: PlatformUnderTest) -> None:
+    """Every kind that a client of any generation may ask for."""
+    await platform.create_version()
+    for kind in ("hosted", ""):
+        assert len((await platform.call("GET", f"{AGENTS}?kind={kind}")).json()["data"]) == 1
+    for kind in ("prompt", "workflow", "external", "voice", "container_app"):
+        assert (await platform.call("GET", f"{AGENTS}?kind={kind}")).json()["data"] == []
+
+
+async def test_what_was_shown_may_be_sent_back(platform: PlatformUnderTest) -> None:
+    """Read-only fields and defaults in a PATCH change nothing."""
+    await platform.create_version()
+    shown = (await platform.call("GET", f"{AGENTS}/a1")).json()
+    again = await platform.call("PATCH", f"{AGENTS}/a1", {**shown, "id": "other", "state": "disabled", "card": None})
+    assert (again.status, again.json()) == (200, shown)
+
+
 async def test_lists_end_for_clients_that_ignore_has_more(platform: PlatformUnderTest) -> None:
     """Walking by `last_id` until it is null sees every agent once, newest first."""
     for number in range(5):
@@ -131,7 +201,7 @@ async def test_a_patch_merges(platform: PlatformUnderTest) -> None:
         "agent_card": {"description": None},
     }
     patched = (await platform.call("PATCH", f"{AGENTS}/a1", second)).json()
-    assert patched["agent_endpoint"]["protocol_configuration"] == {"responses": {}}
+    assert patched["agent_endpoint"]["protocol_configuration"] == {"responses": {}, "invocations": {}}
     assert patched["agent_endpoint"]["authorization_schemes"] == []
     assert patched["agent_card"] == {"version": "1", "skills": []}
     cleared = (await platform.call("PATCH", f"{AGENTS}/a1", {"agent_card": None, "agent_endpoint": None})).json()
@@ -148,7 +218,7 @@ async def test_a_patch_merges(platform: PlatformUnderTest) -> None:
         ({"agent_endpoint": {"version_selector": "x"}}, "agent_endpoint.version_selector"),
         (
             {"agent_endpoint": {"version_selector": {"version_selection_rules": "x"}}},
-            "agent_endpoint.version_selector",
+            "agent_endpoint.version_selector.version_selection_rules",
         ),
         (
             {
@@ -160,7 +230,7 @@ async def test_a_patch_merges(platform: PlatformUnderTest) -> None:
                     }
                 }
             },
-            "agent_endpoint.version_selector",
+            "agent_endpoint.version_selector.version_selection_rules.0.agent_version",
         ),
     ],
 )
@@ -226,6 +296,7 @@ async def test_names_are_checked(tmp_path: Path) -> None:
         assert (made.status, made.error["param"]) == (400, "agent_name")
 
 
+@pytest.mark.operation("cupola.status")
 async def test_status_counts(platform: PlatformUnderTest) -> None:
     """`/cupola/status` says what there is and what runs."""
     await platform.create_version()
@@ -234,20 +305,3 @@ async def test_status_counts(platform: PlatformUnderTest) -> None:
     assert shown["sandboxes"] == 1
     assert shown["running"][0]["agent"] == "a1"
     assert shown["running"][0]["warm"] is True
-
-
-@pytest.mark.parametrize(
-    ("target", "patch", "merged"),
-    [
-        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
-        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
-        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
-        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
-        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
-        ({"a": "foo"}, "bar", "bar"),
-        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-    ],
-)
-def test_merge_patches_as_the_rfc_has_them(target: object, patch: object, merged: object) -> None:
-    """RFC 7396, appendix A."""
-    assert merge_patch(target, patch) == merged

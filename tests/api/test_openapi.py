@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from starlette.routing import Route
 
 from cupola.api.openapi import operation_of
@@ -26,6 +27,7 @@ async def test_every_route_is_described_once(platform: PlatformUnderTest) -> Non
     assert {operation.id for operation in found.values() if operation} == {each.id for each in OPERATIONS.values()}
 
 
+@pytest.mark.operation("cupola.openapi")
 async def test_the_document_is_open_and_whole(platform: PlatformUnderTest) -> None:
     """It needs no token, and each operation has an id of its own."""
     answer = await Caller(platform.platform.clients, None)("GET", "/openapi.json")

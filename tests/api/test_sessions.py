@@ -39,6 +39,7 @@ def live(platform: PlatformUnderTest, session_id: str) -> bool:
     return platform.platform.sandboxes.live_of(("demo", "a1", session_id)) is not None
 
 
+@pytest.mark.operation("sessions.create")
 async def test_an_empty_create_takes_the_selected_version(platform: PlatformUnderTest) -> None:
     """`{}` goes by the version selector; the probed sandbox serves it at once."""
     session = await made(platform)
@@ -49,6 +50,7 @@ async def test_an_empty_create_takes_the_selected_version(platform: PlatformUnde
     assert await got(platform, session["agent_session_id"]) == session
 
 
+@pytest.mark.operation("sessions.create", "sessions.get")
 async def test_a_named_session_starts_behind_the_answer(platform: PlatformUnderTest) -> None:
     """The id is the caller's; requests find the session that was made."""
     indicator = {"type": "version_ref", "agent_version": "1"}
@@ -66,6 +68,7 @@ async def test_an_id_is_unique(platform: PlatformUnderTest) -> None:
     assert (again.status, again.error["code"], again.error["param"]) == (409, "conflict", "agent_session_id")
 
 
+@pytest.mark.operation("sessions.stop")
 async def test_stop_keeps_the_session_and_may_be_repeated(platform: PlatformUnderTest) -> None:
     """It goes idle, and the next request resumes it."""
     session_id = (await made(platform))["agent_session_id"]
@@ -79,6 +82,7 @@ async def test_stop_keeps_the_session_and_may_be_repeated(platform: PlatformUnde
     assert (await got(platform, session_id))["status"] == "active"
 
 
+@pytest.mark.operation("sessions.delete")
 async def test_deleted_is_gone_and_deleted_again(platform: PlatformUnderTest) -> None:
     """204 also for what never was; a deleted session does not come back by being asked for."""
     session_id = (await made(platform))["agent_session_id"]
@@ -89,6 +93,7 @@ async def test_deleted_is_gone_and_deleted_again(platform: PlatformUnderTest) ->
     assert not platform.place.homes
 
 
+@pytest.mark.operation("sessions.list")
 async def test_lists_in_pages(platform: PlatformUnderTest) -> None:
     """In either order, with both generations' cursors, newest first by default."""
     ids = [(await made(platform, {"agent_session_id": f"s{n}"}))["agent_session_id"] for n in range(3)]

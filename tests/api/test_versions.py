@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from cupola.drivers.base import ImageSource, Source
 from cupola.drivers.fake import Behaviour, Moment
 from cupola.errors import StartFailed
+from cupola.store import agents as rows
 from tests.support.agents import ECHO, echo
 from tests.support.multipart import Part, as_async_sdk, as_azd, as_sync_sdk, code_zip, encoded, metadata
 from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest, open_platform
@@ -159,13 +162,118 @@ async def test_deleting_what_is_being_made(tmp_path: Path) -> None:
         assert (await platform.call("GET", f"{VERSIONS}/1")).status == 404
 
 
-async def test_a_tag_that_moves_is_warned_about(platform: PlatformUnderTest) -> None:
-    """No tag and `latest` mean another image tomorrow."""
-    for image, said in (("agent", "has no tag"), ("r:5000/agent:latest", "tagged latest")):
-        definition = {**DEFINITION, "container_configuration": {"image": image}}
-        (warning,) = (await platform.create_version("a1", definition))["warnings"]
-        assert said in warning
+async def test_warnings_stand_on_the_version(platform: PlatformUnderTest) -> None:
+    """They refuse nothing, are there when it is read again, and hold no secret."""
+    token = "ghp_" + "a1B2" * 9
+    definition = {**DEFINITION, "container_configuration": {"image": "agent"}, "environment_variables": {"T": token}}
+    version = await platform.create_version("a1", definition)
+    assert version["status"] == "active"
+    of_tag, of_secret = version["warnings"]
+    assert "has no tag" in of_tag
+    assert "'T'" in of_secret
+    assert token not in of_secret
     assert (await platform.create_version())["warnings"] == []
+
+
+async def test_drafts_of_one_instant(platform: PlatformUnderTest) -> None:
+    """The platform's clock stands still here: each draft gets a name of its own all the same."""
+    await platform.create_version()
+    body = {"definition": DEFINITION, "draft": True}
+    made = await asyncio.gather(*(platform.call("POST", VERSIONS, body) for _ in range(5)))
+    names = {answer.json()["version"] for answer in made}
+    assert len(names) == 5
+    listed = (await platform.call("GET", f"{VERSIONS}?include_drafts=true")).json()["data"]
+    assert names <= {version["version"] for version in listed}
+    for name in names:
+        assert (await platform.settled("a1", name))["status"] == "active"
+    assert (await platform.call("GET", f"{PROJECT}/agents/a1")).json()["versions"]["latest"]["version"] == "1"
+
+
+async def test_versions_made_at_once_get_numbers_of_their_own(platform: PlatformUnderTest) -> None:
+    """And the same definition at once is one version."""
+    bodies = [{"definition": {**DEFINITION, "environment_variables": {"N": str(n % 4)}}} for n in range(8)]
+    made = await asyncio.gather(*(platform.call("POST", VERSIONS, body) for body in bodies))
+    numbers = [answer.json()["version"] for answer in made]
+    listed = (await platform.call("GET", VERSIONS)).json()["data"]
+    assert sorted(version["version"] for version in listed) == [str(n + 1) for n in range(len(listed))]
+    assert set(numbers) == {version["version"] for version in listed}
+    for number in sorted(set(numbers)):
+        await platform.settled("a1", number)
+
+
+async def test_the_most_versions(platform: PlatformUnderTest) -> None:
+    """1000 exist at once; the next is a 400 `UserError`, an unchanged one and one after a delete are not."""
+    await platform.create_version()
+    first = await platform.version_row("a1", "1")
+
+    def fill(conn: Any) -> None:
+        agent = rows.get_agent(conn, "demo", "a1")
+        assert agent is not None
+        rows.put_agent(conn, replace(agent, last_number=1000))
+        for number in range(2, 1001):
+            rows.put_version(conn, replace(first, version=str(number)))
+
+    await platform.store.write(fill)
+    changed = {"definition": {**DEFINITION, "cpu": "2"}}
+    refused = await platform.call("POST", VERSIONS, changed)
+    assert (refused.status, refused.error["code"]) == (400, "UserError")
+    assert "1000 are the most" in refused.error["message"]
+    assert (await platform.call("POST", VERSIONS, {"definition": DEFINITION})).json()["version"] == "1000"
+    upload = encoded(as_azd(code_zip()))
+    assert (await platform.call("POST", VERSIONS, **upload)).error["code"] == "UserError"
+    assert list(platform.installation.layout.code.iterdir()) == []
+    await platform.call("DELETE", f"{VERSIONS}/500")
+    assert (await platform.create_version("a1", changed["definition"]))["version"] == "1001"
+
+
+async def test_a_deleted_version_gets_no_traffic(platform: PlatformUnderTest) -> None:
+    """Its share goes to the others, and to the latest when there is none: the endpoint goes on."""
+    for cpu in ("1", "2", "3"):
+        await platform.create_version("a1", {**DEFINITION, "cpu": cpu})
+    rules = [
+        {"type": "FixedRatio", "agent_version": version, "traffic_percentage": share}
+        for version, share in (("1", 50), ("2", 50))
+    ]
+    patch = {"agent_endpoint": {"version_selector": {"version_selection_rules": rules}}}
+    assert (await platform.call("PATCH", f"{PROJECT}/agents/a1", patch)).status == 200
+
+    async def shares() -> dict[str, int]:
+        agent = (await platform.call("GET", f"{PROJECT}/agents/a1")).json()
+        shown = agent["agent_endpoint"]["version_selector"]["version_selection_rules"]
+        return {rule["agent_version"]: rule["traffic_percentage"] for rule in shown}
+
+    assert (await platform.call("DELETE", f"{VERSIONS}/1")).status == 200
+    assert await shares() == {"2": 100}
+    assert (await platform.call("DELETE", f"{VERSIONS}/2")).status == 200
+    assert await shares() == {"@latest": 100}
+    assert (await platform.ask()).status == 200
+
+
+async def test_azures_limits_are_a_setting(tmp_path: Path) -> None:
+    """With it, a pair that Azure does not have is a 400 here, too."""
+    async with open_platform(tmp_path, ECHO, azure_limits=True) as platform:
+        refused = await platform.call("POST", VERSIONS, {"definition": {**DEFINITION, "memory": "4Gi"}})
+        assert (refused.status, refused.error["code"]) == (400, "bad_request")
+        assert refused.error["message"].startswith("CPU and Memory must be specified as a valid resource tier")
+        smallest = {**DEFINITION, "cpu": "0.25", "memory": "0.5Gi"}
+        assert (await platform.create_version("a1", smallest))["status"] == "active"
+
+
+async def test_fields_of_digital_workers_are_taken(platform: PlatformUnderTest) -> None:
+    """The newest SDK may send them; nothing here acts on them."""
+    body = {
+        "definition": DEFINITION,
+        "draft": False,
+        "blueprint_reference": {"type": "ManagedAgentIdentityBlueprint", "blueprint_id": "mine"},
+        "digital_worker_type": "m365",
+        "status": "failed",
+        "version": "77",
+        "created_at": 0,
+    }
+    made = (await platform.call("POST", VERSIONS, body)).json()
+    assert (made["version"], made["status"]) == ("1", "creating")
+    assert made["blueprint_reference"]["blueprint_id"] != "mine"
+    await platform.settled("a1", "1")
 
 
 # Failures
@@ -290,11 +398,57 @@ async def test_code_can_be_downloaded_again(platform: PlatformUnderTest) -> None
     assert (await platform.call("GET", f"{path}?agent_version=9")).status == 404
 
 
+async def test_a_refused_upload_leaves_no_file(platform: PlatformUnderTest) -> None:
+    """Neither for a bad definition nor for a name that is taken; one that a version runs stays."""
+    kept = platform.installation.layout.code
+    await platform.call("POST", VERSIONS, **encoded(as_azd(code_zip())))
+    before = list(kept.iterdir())
+    assert len(before) == 1
+    upload = encoded(as_azd(code_zip({"main.py": "print(2)"})))
+    upload["headers"]["x-ms-agent-name"] = "a1"
+    assert (await platform.call("POST", f"{PROJECT}/agents", **upload)).status == 409
+    again = encoded(as_azd(code_zip()))
+    again["headers"]["x-ms-agent-name"] = "a1"
+    assert (await platform.call("POST", f"{PROJECT}/agents", **again)).status == 409
+    assert list(kept.iterdir()) == before
+    await platform.settled("a1", "1")
+
+
+async def test_uploads_of_one_zip_share_it(platform: PlatformUnderTest) -> None:
+    """One that is refused does not take away what another one is about to run."""
+    await platform.create_version()
+    upload = encoded(as_azd(code_zip()))
+    taken = {**upload, "headers": {**upload["headers"], "x-ms-agent-name": "a1"}}
+    paths = [f"{PROJECT}/agents/b{number}/versions" for number in range(3)]
+    calls = [platform.call("POST", path, **upload) for path in paths]
+    refused, *made = await asyncio.gather(
+        platform.call("POST", f"{PROJECT}/agents", **taken),
+        *calls,
+        platform.call("POST", f"{PROJECT}/agents", **taken),
+    )
+    assert refused.status == made.pop().status == 409
+    assert [answer.status for answer in made] == [200] * 3
+    for number in range(3):
+        assert (await platform.settled(f"b{number}", "1"))["status"] == "active"
+    assert len(list(platform.installation.layout.code.iterdir())) == 1
+
+
 async def test_an_image_has_no_code_to_download(platform: PlatformUnderTest) -> None:
     """409 `AgentNotCodeBased`."""
     await platform.create_version()
     answer = await platform.call("GET", f"{PROJECT}/agents/a1/code:download")
     assert (answer.status, answer.error["code"]) == (409, "AgentNotCodeBased")
+
+
+async def test_code_that_was_removed_by_hand(platform: PlatformUnderTest) -> None:
+    """404 with a sentence, no internal error."""
+    await platform.call("POST", VERSIONS, **encoded(as_azd(code_zip())))
+    await platform.settled("a1", "1")
+    for package in platform.installation.layout.code.iterdir():
+        package.unlink()
+    answer = await platform.call("GET", f"{PROJECT}/agents/a1/code:download")
+    assert (answer.status, answer.error["param"]) == (404, "agent_version")
+    assert "upload it again" in answer.error["message"]
 
 
 async def test_an_agent_without_versions_has_nothing_to_download(platform: PlatformUnderTest) -> None:
@@ -323,9 +477,9 @@ async def test_the_same_zip_makes_no_version(platform: PlatformUnderTest) -> Non
         (encoded([Part("metadata", metadata()), Part("code", b"no file")]), "code", "lacks the part 'code'"),
         (encoded(as_azd(b"this is no zip")), "code", "not a zip"),
         (encoded(as_azd(code_zip({"../evil": "x"}))), "code", "leads out of it"),
-        (encoded(as_sync_sdk(code_zip(), b"{")), "metadata", "not JSON"),
+        (encoded(as_sync_sdk(code_zip(), b"{")), "metadata", "'metadata' is not valid JSON"),
         (encoded(as_sync_sdk(code_zip(), b"[]")), "metadata", "JSON object"),
-        (encoded([Part("code", code_zip(), "a.zip")]), "metadata", "not JSON"),
+        (encoded([Part("code", code_zip(), "a.zip")]), "metadata", "lacks the part 'metadata'"),
         (encoded(as_sync_sdk(code_zip(), b"{}")), "definition", "required"),
         (encoded(as_sync_sdk(code_zip(), metadata(DEFINITION))), "definition", "names an image"),
     ],

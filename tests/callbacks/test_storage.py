@@ -53,20 +53,32 @@ class Container:
         asked = "&".join(f"{name}={value}" for name, value in query.items())
         return (await self("GET", f"history/item_ids?{asked}")).json()
 
-    def serving(self, user: str) -> Container:
-        """The same container in a call of another user."""
-        identity = self.platform.tokens.call_id(Call(user, "a1", "s"))
-        return Container(self.platform, self.call, {"x-agent-foundry-call-id": identity})
+    @classmethod
+    async def serving(cls, platform: PlatformUnderTest, by: Caller, agent: str = "a1") -> Container:
+        """The container of a new session of that client."""
+        asked = await by("POST", f"{PROJECT}/agents/{agent}/endpoint/protocols/openai/v1/responses", {"input": "hello"})
+        session = asked.json()["agent_session_id"]
+        live = platform.platform.sandboxes.live_of(("demo", agent, session))
+        assert live is not None
+        assert live.session is not None
+        call_id = platform.tokens.call_id(Call(live.session.caller, agent, session))
+        return cls(platform, platform.sandbox_caller(live.row.id), {"x-agent-foundry-call-id": call_id})
+
+    async def anothers(self) -> Container:
+        """A container of the same agent, in the session of another user."""
+        return await Container.serving(self.platform, self.platform.caller("another user"))
 
 
 @pytest.fixture
 async def container(tmp_path: Path) -> AsyncGenerator[Container]:
     async with open_platform(tmp_path, ECHO) as platform:
         await platform.create_version()
-        call_id = platform.tokens.call_id(Call(platform.user, "a1", "s"))
-        yield Container(platform, platform.sandbox_caller(), {"x-agent-foundry-call-id": call_id})
+        yield await Container.serving(platform, platform.call)
 
 
+@pytest.mark.operation(
+    "storage.responses.create", "storage.responses.update", "storage.responses.get", "storage.responses.delete"
+)
 async def test_create_update_get_delete(container: Container) -> None:
     """What is written is read; a deleted response is gone."""
     response = await container.create("msg_1")
@@ -126,6 +138,7 @@ async def test_creates_that_make_no_sense(container: Container, body: Any) -> No
     assert answer.status == 400, answer.body
 
 
+@pytest.mark.operation("storage.input_items.list")
 async def test_input_items(container: Container) -> None:
     """In the order asked for, by cursor, in OpenAI's shape."""
     response = await container.create("msg_1", "msg_2", "msg_3")
@@ -136,6 +149,7 @@ async def test_input_items(container: Container) -> None:
     assert [one["id"] for one in newest["data"]] == ["msg_2"]
 
 
+@pytest.mark.operation("storage.history.list")
 async def test_history_of_a_chain(container: Container) -> None:
     """What it was given, its input, its output; oldest first; the limit keeps the newest."""
     first = await container.create("i1")
@@ -151,6 +165,7 @@ async def test_history_of_a_chain(container: Container) -> None:
     assert (await container("GET", "history/item_ids?limit=x")).status == 400
 
 
+@pytest.mark.operation("storage.history.list")
 async def test_history_of_a_conversation(container: Container) -> None:
     """Items put into it and those of its responses, in the order in which they came."""
     platform = container.platform
@@ -162,6 +177,7 @@ async def test_history_of_a_conversation(container: Container) -> None:
     assert await container.history(conversation_id=conversation) == ["c1", "i1", "o1", "c2"]
 
 
+@pytest.mark.operation("storage.items.retrieve")
 async def test_a_batch_is_aligned(container: Container) -> None:
     """One entry per id, null for what is unknown, also when asked twice."""
     await container.create("i1", "i2")
@@ -174,9 +190,9 @@ async def test_a_batch_is_aligned(container: Container) -> None:
 
 
 async def test_users_are_apart(container: Container) -> None:
-    """Another user's response, items and history do not exist, even within one container."""
+    """Another user's response, items and history do not exist, even for the same agent."""
     response = await container.create("i1")
-    other = container.serving("another user")
+    other = await container.anothers()
     assert (await other("GET", f"responses/{response}")).status == 404
     assert (await other("POST", f"responses/{response}", {"id": response, "status": "failed"})).status == 404
     assert (await other("DELETE", f"responses/{response}")).status == 404
@@ -196,7 +212,7 @@ async def test_nobody_writes_into_anothers_conversation(container: Container) ->
         "response": {"id": response, "status": "completed", "conversation": {"id": conversation}},
         "input_items": [item("evil")],
     }
-    answer = await container.serving("another user")("POST", "responses", body)
+    answer = await (await container.anothers())("POST", "responses", body)
     assert answer.status == 404
     listed = await platform.call("GET", f"{OPENAI}/conversations/{conversation}/items")
     assert listed.json()["data"] == []
@@ -205,18 +221,70 @@ async def test_nobody_writes_into_anothers_conversation(container: Container) ->
 async def test_agents_are_apart(container: Container) -> None:
     """Another agent's container sees nothing of it, whatever call id it has got hold of."""
     response = await container.create("i1")
-    platform = container.platform
-    stranger = SandboxIdentity("demo", "a2", "1", "s", "sbx")
-    call = Caller(platform.callbacks, platform.tokens.mint_sandbox(stranger)[0])
-    stolen = Container(platform, call, container.headers)
-    assert (await stolen("GET", f"responses/{response}")).status == 404
+    await container.platform.create_version("a2")
+    own = await Container.serving(container.platform, container.platform.call, "a2")
+    stolen = Container(container.platform, own.call, container.headers)
+    for method in ("GET", "DELETE"):
+        assert (await own(method, f"responses/{response}")).status == 404
+        assert (await stolen(method, f"responses/{response}")).status == 403
     assert (await stolen("GET", f"history/item_ids?previous_response_id={response}")).status == 403
     assert (await stolen("POST", "items/batch/retrieve", {"item_ids": ["i1"]})).status == 403
-    own = Container(
-        platform, call, {"x-agent-foundry-call-id": platform.tokens.call_id(Call(platform.user, "a2", "s"))}
-    )
-    assert (await own("GET", f"responses/{response}")).status == 404
-    assert (await own("DELETE", f"responses/{response}")).status == 404
+
+
+async def test_a_sandbox_acts_for_nobody_but_the_owner_of_its_session(container: Container) -> None:
+    """Neither another user's isolation key nor his call id opens his data, wherever the container has it from."""
+    theirs = await container.anothers()
+    response = await theirs.create("i1")
+    platform = container.platform
+    user = platform.tokens.call(theirs.headers["x-agent-foundry-call-id"]).user
+    own_session = platform.tokens.call(container.headers["x-agent-foundry-call-id"]).session
+    for headers in (
+        theirs.headers,
+        {"x-agent-user-isolation-key": user},
+        {"x-agent-user-isolation-key": "ä"},
+        {"x-agent-foundry-call-id": platform.tokens.call_id(Call(user, "a1", own_session))},
+    ):
+        thief = Container(platform, container.call, headers)
+        for method, path, body in (
+            ("GET", f"responses/{response}", None),
+            ("POST", f"responses/{response}", {"id": response, "status": "failed"}),
+            ("DELETE", f"responses/{response}", None),
+            ("GET", f"responses/{response}/input_items", None),
+            ("GET", f"history/item_ids?previous_response_id={response}", None),
+            ("POST", "items/batch/retrieve", {"item_ids": ["i1"]}),
+            ("POST", "responses", {"response": {"id": new_response_id(), "status": "completed"}}),
+        ):
+            assert (await thief(method, path, body)).status == 403, (headers, method, path)
+    assert (await theirs("GET", f"responses/{response}")).json()["status"] == "in_progress"
+
+
+async def test_call_ids_outlive_platform_and_sandbox(container: Container) -> None:
+    """What a container was told before a restart, or in an earlier life, still says for whom it calls."""
+    response = await container.create("i1")
+    platform = container.platform
+    await platform.restart()
+    session = platform.tokens.call(container.headers["x-agent-foundry-call-id"]).session
+    after = Container(platform, platform.sandbox_caller(), container.headers)
+    assert (await after("GET", f"responses/{response}")).status == 200
+    platform.clock.now += 901
+    await platform.platform.reaper.once()
+    assert platform.running() == []
+    await platform.hear(agent_session_id=session)
+    woken = Container(platform, platform.sandbox_caller(), container.headers)
+    assert (await woken("GET", f"responses/{response}")).status == 200
+
+
+async def test_a_warm_sandbox_acts_for_nobody(container: Container) -> None:
+    """As long as it has no session, there is nobody for whom it could call."""
+    platform = container.platform
+    await platform.create_version("a2")
+    (warm,) = [live for live in platform.platform.sandboxes.live if live.session is None]
+    headers = {"x-agent-foundry-call-id": platform.tokens.call_id(Call(platform.user, "a2", warm.row.session_id))}
+    before = Container(platform, platform.sandbox_caller(warm.row.id), headers)
+    assert (await before("GET", "history/item_ids")).status == 403
+    adopted = await Container.serving(platform, platform.call, "a2")
+    assert adopted.headers == headers
+    assert (await before("GET", "history/item_ids")).json() == []
 
 
 async def test_whose_call_it_is_must_be_said_and_true(container: Container) -> None:
@@ -225,6 +293,8 @@ async def test_whose_call_it_is_must_be_said_and_true(container: Container) -> N
     path = f"responses/{response}"
     nobody = Container(container.platform, container.call, {})
     assert (await nobody("GET", path)).error["param"] == "x-agent-foundry-call-id"
+    unknown = Container(container.platform, container.call, {"x-agent-user-isolation-key": "somebody"})
+    assert (await unknown("GET", path)).error["code"] == "session_not_accessible"
     forged = Container(container.platform, container.call, {"x-agent-foundry-call-id": "call_x.y"})
     assert (await forged("GET", path)).status == 403
     older = Container(container.platform, container.call, {"x-agent-user-isolation-key": container.platform.user})

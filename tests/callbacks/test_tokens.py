@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from starlette.routing import Router
 
 from cupola import routes
@@ -17,6 +18,7 @@ def sign_in(platform: PlatformUnderTest) -> Caller:
     return Caller(ErrorEdge(Router(routes.token_routes(tokens), redirect_slashes=False)), None)
 
 
+@pytest.mark.operation("sign_in.token")
 async def test_clients_sign_in_with_the_installations_header(platform: PlatformUnderTest) -> None:
     """The reply has what the sync and the async client need, and its token opens the project."""
     header = {"x-identity-header": platform.installation.identity_header}
@@ -37,6 +39,7 @@ async def test_a_wrong_header_is_refused(platform: PlatformUnderTest) -> None:
         assert "cupola env" in answer.error["message"]
 
 
+@pytest.mark.operation("sign_in.token")
 async def test_a_sandbox_signs_in_with_its_own_header(platform: PlatformUnderTest) -> None:
     """The token is the sandbox's: good for callbacks, not for the clients' routes."""
     await platform.create_version()

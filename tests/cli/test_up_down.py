@@ -67,6 +67,8 @@ def test_the_background_platform_gets_the_same_arguments() -> None:
     """What was given is passed on, what was not is left to settings."""
     arguments = command({"port": 9443, "idle_timeout": None, "ready_timeout": 5.0}, Path("/s"))
     assert arguments[1:] == ["-m", "cupola", "up", "--state-dir=/s", "--port=9443", "--ready-timeout=5.0"]
+    for given, option in ((True, "--azure-limits"), (False, "--no-azure-limits")):
+        assert command({"azure_limits": given}, Path("/s"))[-1] == option
 
 
 def test_up_says_where_it_serves_and_what_comes_next(capsys: pytest.CaptureFixture[str]) -> None:

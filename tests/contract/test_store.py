@@ -22,12 +22,14 @@ from cupola.agents import Agent, AgentVersion, VersionStatus
 from cupola.conversations import Conversation, StoredResponse, failed_body
 from cupola.errors import BadRequest, Conflict, CupolaError, SetupError
 from cupola.sessions import LIFETIME, Desired, Observed, Sandbox, Session
+from cupola.state import StateItem, StateStore
 from cupola.store import Page, Store
 from cupola.store import agents as agent_rows
 from cupola.store import conversations as conversation_rows
 from cupola.store import responses as response_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.store import state as state_rows
 from tests.store import shapes
 from tests.store.shapes import AGENT, PROJECT, USER, item
 
@@ -110,6 +112,30 @@ async def test_a_response_comes_back_as_it_was(store: Store, response: StoredRes
     await store.write(lambda c: response_rows.delete_response(c, response.project, response.id))
     assert await store.write(lambda c: response_rows.create_response(c, response, []))
     assert await store.read(lambda c: response_rows.get_response(c, response.project, response.id)) == response
+
+
+@anything
+@given(shapes.state_stores, shapes.state_items)
+async def test_a_state_store_and_its_items_come_back_as_they_were(
+    store: Store, state_store: StateStore, state_item: StateItem
+) -> None:
+    """What put_store and put_item were given is what get_store and get_item return."""
+
+    def change(conn: Connection) -> None:
+        state_rows.put_store(conn, state_store)
+        state_rows.put_item(conn, state_store, USER, state_item)
+
+    def question(conn: Connection) -> tuple[Any, ...]:
+        found = state_rows.get_store(conn, state_store.project, state_store.agent, state_store.name)
+        listed = state_rows.list_items(conn, state_store, USER, state_item.tags or {}, EVERYTHING, 4.5e9)
+        return (
+            found,
+            state_rows.get_item(conn, state_store, USER, state_item.key, 4.5e9),
+            [entry.id for entry in listed.items if entry.key == state_item.key],
+        )
+
+    await store.write(change)
+    assert await store.read(question) == (state_store, state_item, [state_item.id])
 
 
 # Agents and versions
@@ -450,6 +476,67 @@ async def test_items_leave_a_conversation(store: Store) -> None:
     assert await store.read(lambda c: conversation_rows.get_conversation(c, PROJECT, "conv_1")) is None
     assert await listed() == []
     assert not await store.write(lambda c: conversation_rows.delete_conversation(c, PROJECT, "conv_1"))
+
+
+# State
+
+
+async def _put_state(store: Store, state_store: StateStore, *kept: StateItem, user: str = USER) -> None:
+    def change(conn: Connection) -> None:
+        state_rows.put_store(conn, state_store)
+        for one in kept:
+            state_rows.put_item(conn, state_store, user, one)
+
+    await store.write(change)
+
+
+async def test_state_belongs_to_one_agent_and_one_user(store: Store) -> None:
+    """Stores of one name in other agents and projects, and items of one key of other users, are others."""
+    mine, others = shapes.state_store(), [shapes.state_store(agent="b"), shapes.state_store(project="c")]
+    await _put_state(store, mine, shapes.state_item(value={"of": "mine"}))
+    for other in others:
+        await _put_state(store, other, shapes.state_item(value={"of": "other"}))
+    await _put_state(store, mine, shapes.state_item(value={"of": "another user"}), user="user-b")
+    await store.write(lambda c: state_rows.delete_stores(c, PROJECT, "b"))
+    found = await store.read(lambda c: state_rows.get_item(c, mine, USER, "k", 1.0))
+    assert found is not None
+    assert found.value == {"of": "mine"}
+    assert await store.read(lambda c: state_rows.get_item(c, others[0], USER, "k", 1.0)) is None
+    assert await store.read(lambda c: state_rows.get_item(c, others[1], USER, "k", 1.0)) is not None
+
+
+async def test_a_store_takes_its_items_with_it(store: Store) -> None:
+    """Also when its agent is deleted; changing a store keeps them."""
+    await store.write(ask(agent_rows.put_agent, shapes.agent()))
+    await _put_state(store, shapes.state_store(), shapes.state_item())
+    await _put_state(store, shapes.state_store(description="changed"))
+    assert await store.read(lambda c: state_rows.get_item(c, shapes.state_store(), USER, "k", 1.0)) is not None
+    await store.write(lambda c: agent_rows.delete_agent(c, PROJECT, AGENT))
+    assert await store.read(lambda c: state_rows.get_store(c, PROJECT, AGENT, "notes")) is None
+    await _put_state(store, shapes.state_store())
+    assert await store.read(lambda c: state_rows.get_item(c, shapes.state_store(), USER, "k", 1.0)) is None
+    await store.write(lambda c: state_rows.delete_store(c, shapes.state_store()))
+    assert await store.read(lambda c: state_rows.get_store(c, PROJECT, AGENT, "notes")) is None
+
+
+async def test_expired_state_is_invisible_before_it_is_removed(store: Store) -> None:
+    """No question finds it, its key is free for an item of its own place, and removing goes some at a time."""
+    kept = shapes.state_store()
+    await _put_state(store, kept, *(shapes.state_item(key, expires_at=10.0 + n) for n, key in enumerate("abc")))
+    await _put_state(store, kept, shapes.state_item("d"))
+
+    async def keys(now: float) -> list[str]:
+        listed = await store.read(lambda c: state_rows.list_items(c, kept, USER, {}, EVERYTHING, now))
+        return [one.key for one in listed.items]
+
+    assert await keys(9.0) == ["a", "b", "c", "d"]
+    assert await keys(11.0) == ["c", "d"]
+    assert await store.read(lambda c: state_rows.get_item(c, kept, USER, "b", 11.0)) is None
+    await _put_state(store, kept, shapes.state_item("b", id="it_again", updated_at=11.0))
+    assert await keys(11.0) == ["c", "d", "b"]
+    counts = [await store.write(lambda c: state_rows.delete_expired(c, 20.0, 1)) for _ in range(3)]
+    assert counts == [1, 1, 0]
+    assert await keys(0.0) == ["d", "b"]
 
 
 # Paging

@@ -58,6 +58,7 @@ def _refusal(status: int, message: str) -> Reply:
 
 
 AGENT = Behaviour(handler=agent)
+A2A = {"agent_card": {"version": "1.0"}, "agent_endpoint": {"protocol_configuration": {"responses": {}, "a2a": {}}}}
 
 
 class Fuzzed:
@@ -74,7 +75,8 @@ class Fuzzed:
         call = self._platform.call
         await self._platform.create_version("a1")
         await call("POST", f"{PROJECT}/agents/a1:enable")
-        await call("PATCH", f"{PROJECT}/agents/a1", {"agent_endpoint": None})
+        await call("PATCH", f"{PROJECT}/agents/a1", {"agent_endpoint": None, "agent_card": None})
+        await call("PATCH", f"{PROJECT}/agents/a1", A2A)
         await call("DELETE", f"{PROJECT}/agents/a1/endpoint/sessions/s1")
         conversation = await self._platform.conversation()
         response = await self._platform.hear(agent_session_id="s1", conversation=conversation)
@@ -86,6 +88,7 @@ class Fuzzed:
             "version": [newest, "999", "draft-1"],
             "session": ["s1", "s2"],
             "response": [response["id"], "caresp_" + "0" * 50],
+            "task": [response["id"], "caresp_" + "0" * 50],
             "conversation": [conversation, "conv_" + "0" * 50],
             "item": [items[0]["id"], "msg_0"],
             "invocation": ["inv_0"],

@@ -29,6 +29,7 @@ def query_of(request: Request) -> dict[str, list[str]]:
     return parse_qs(urlsplit(request.path).query)
 
 
+@pytest.mark.operation("invocations.create")
 async def test_any_bytes_there_and_back(platform: PlatformUnderTest) -> None:
     """Body and content type pass untouched; session and invocation are named in headers."""
     await platform.create_version()
@@ -66,6 +67,7 @@ async def test_another_callers_session(platform: PlatformUnderTest) -> None:
     assert (answer.status, answer.error["code"]) == (403, "session_not_accessible")
 
 
+@pytest.mark.operation("invocations.get", "invocations.cancel")
 async def test_poll_and_cancel_find_their_session(platform: PlatformUnderTest) -> None:
     """By the invocation's id while it is known, else by the session in the query."""
     await platform.create_version()
@@ -100,6 +102,7 @@ async def test_an_invocation_of_another_agent(platform: PlatformUnderTest) -> No
     assert (await platform.call("GET", elsewhere)).status == 404
 
 
+@pytest.mark.operation("invocations.docs")
 async def test_the_agents_own_document(platform: PlatformUnderTest) -> None:
     """`docs/openapi.json` is the container's."""
     await platform.create_version()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cupola.errors import BadRequest, StartFailed
 from cupola.sandboxes.build import (
@@ -209,6 +213,67 @@ async def test_a_folder_too_many_is_shown(workshop: Workshop) -> None:
     assert (caught.value.phase, caught.value.code) == ("validate", "CodeError")
 
 
+async def test_the_one_folder_too_many_is_named(workshop: Workshop) -> None:
+    """When the file stands in the only folder at the root, the sentence says so."""
+    with pytest.raises(StartFailed, match=r"It is in agent/: zip the content of that folder"):
+        await workshop.build({"agent/main.py": "", "agent/notes.txt": ""})
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a": "1", "a/main.py": "2"}, "within a file of that name"),
+        ({"a/b": "1", "a/b/c/main.py": "2"}, "within a file of that name"),
+        ({"n" * 256 + ".py": "1"}, "shorter names"),
+        ({"/".join(["ä" * 60] * 20): "1"}, "shorter names"),
+    ],
+)
+def test_what_no_disk_could_hold_is_refused(files: Mapping[str, str], said: str) -> None:
+    """Before anything is written, with the path at fault, shortened."""
+    with pytest.raises(BadRequest, match=said) as caught:
+        inspect_zip(zipped(files))
+    assert len(caught.value.message) < 300
+
+
+def test_unknown_packing_is_refused() -> None:
+    """A method that we cannot unpack would only fail later."""
+    package = bytearray(zipped({"main.py": "1"}))
+    directory = package.index(b"PK\x01\x02")
+    package[directory + 10 : directory + 12] = b"\x63\x00"
+    with pytest.raises(BadRequest, match="method 99; use deflate"):
+        inspect_zip(bytes(package))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 40))
+def test_a_spoilt_zip_is_refused_with_a_sentence(spoilt: list[tuple[int, int]], cut: int) -> None:
+    """Whichever bytes are wrong or missing: it works, is refused, or fails its version; nothing half-made stays."""
+    package = bytearray(zipped({"main.py": "print(1)" * 30, "packages/x.py": "x = 1", "a/b/c.txt": "c" * 99}))
+    for position, value in spoilt:
+        package[position % len(package)] = value
+    content = bytes(package[: len(package) - cut])
+    with tempfile.TemporaryDirectory() as root:
+        path = Path(root) / "code.zip"
+        path.write_bytes(content)
+        made: Built | None = None
+        with contextlib.suppress(BadRequest, StartFailed):
+            inspect_zip(content)
+            made = asyncio.run(
+                build(
+                    path,
+                    sha256="0" * 64,
+                    runtime=RUNTIME,
+                    entry_point=["sh", "-c", "true"],
+                    dependency_resolution="bundled",
+                    builds=Path(root) / "builds",
+                    environments=Path(root) / "environments",
+                    report=lambda line: None,
+                )
+            )
+        left = [entry.name for entry in (Path(root) / "builds").glob("*") if entry.is_dir()]
+        assert left == (["0" * 64] if made is not None else [])
+
+
 async def test_unpacking_happens_once(workshop: Workshop) -> None:
     """Two builders of one zip wait for one, and nothing half-made stays."""
     await asyncio.gather(*(workshop.build({"main.py": "1"}) for _ in range(3)))
@@ -222,7 +287,7 @@ async def test_a_damaged_zip_leaves_nothing(workshop: Workshop) -> None:
     package[40] ^= 0xFF
     path = workshop.root / "broken.zip"
     path.write_bytes(package)
-    with pytest.raises(BadRequest, match="damaged"):
+    with pytest.raises(StartFailed, match="damaged"):
         await build(
             path,
             sha256="0" * 64,

@@ -20,6 +20,7 @@ from cupola.agents import (
 )
 from cupola.conversations import Conversation, StoredResponse
 from cupola.sessions import Desired, Observed, Sandbox, Session
+from cupola.state import StateItem, StateStore
 
 PROJECT = "demo"
 AGENT = "greeter"
@@ -51,6 +52,24 @@ def session(id: str = "s1", agent: str = AGENT, project: str = PROJECT, **fields
             "home": f"home-{id}",
             "created_at": 1.0,
             "last_accessed_at": 1.0,
+            **fields,
+        }
+    )
+
+
+def state_store(name: str = "notes", agent: str = AGENT, project: str = PROJECT, **fields: Any) -> StateStore:
+    return StateStore(project, agent, name, f"ss_{name}", created_at=1.0, updated_at=1.0, **fields)
+
+
+def state_item(key: str = "k", **fields: Any) -> StateItem:
+    return StateItem(
+        **{
+            "key": key,
+            "id": f"it_{key}",
+            "value": {"n": 1},
+            "etag": '"e1"',
+            "created_at": 1.0,
+            "updated_at": 1.0,
             **fields,
         }
     )
@@ -211,4 +230,29 @@ responses = st.builds(
     input_item_ids=_tuples(_names),
     history_item_ids=_tuples(_names),
     background=st.booleans(),
+)
+_tags = st.none() | st.dictionaries(_text, _text, min_size=1, max_size=3)
+state_stores = st.builds(
+    StateStore,
+    project=_names,
+    agent=_names,
+    name=_text,
+    id=_names,
+    created_at=_times,
+    updated_at=_times,
+    user_isolation=st.booleans(),
+    item_ttl_seconds=st.just(-1) | st.integers(1, 2**31 - 1),
+    description=st.none() | _text,
+    tags=_tags,
+)
+state_items = st.builds(
+    StateItem,
+    key=_text,
+    id=_names,
+    value=_objects,
+    etag=_text,
+    created_at=_times,
+    updated_at=_times,
+    expires_at=st.none() | st.floats(5e9, 6e9),
+    tags=_tags,
 )

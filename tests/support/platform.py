@@ -20,7 +20,7 @@ from cupola.app import Finders, Platform, callback_apps
 from cupola.drivers.base import LABEL_SANDBOX, Handle
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
 from cupola.identity import Caller as Asking
-from cupola.identity import SandboxIdentity
+from cupola.identity import Role, SandboxIdentity
 from cupola.installation import Installation
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.start import Place
@@ -174,7 +174,7 @@ class PlatformUnderTest:
             self.settings, self.installation, self.store, self.tokens, Finders(find, find), self.clock
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
-        self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens)
+        self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
         await self.platform.begin()
         return self
 
@@ -193,9 +193,9 @@ class PlatformUnderTest:
         await self.platform.break_off()
         await self.store.aclose()
 
-    def caller(self, principal: str) -> Caller:
+    def caller(self, principal: str, role: Role = Role.OPERATOR, *, delegate: bool = False) -> Caller:
         """Another client."""
-        return Caller(self.platform.clients, self.tokens.mint_client(principal)[0])
+        return Caller(self.platform.clients, self.tokens.mint_client(principal, role, delegate=delegate)[0])
 
     def sandbox_caller(self, sandbox_id: str | None = None) -> Caller:
         """The callbacks, with the token of a running sandbox (the only one, if not named)."""

@@ -9,8 +9,8 @@ import pytest
 from starlette.types import Scope
 
 from cupola.errors import Forbidden, Unauthenticated
-from cupola.identity import Call, SandboxIdentity
-from cupola.web.auth import CLIENT_AUDIENCE, CLIENT_LIFETIME, Tokens, bearer
+from cupola.identity import Call, Role, SandboxIdentity
+from cupola.web.auth import CLIENT_AUDIENCE, CLIENT_LIFETIME, Callers, Tokens, bearer
 
 SECRET = b"s" * 32
 SANDBOX = SandboxIdentity("demo", "a1", "1", "session", "sbx-1")
@@ -48,18 +48,53 @@ def test_audiences_are_kept_apart() -> None:
         tokens.sandbox(tokens.mint_client()[0])
 
 
-def test_tokens_expire_also_when_remembered() -> None:
+async def test_tokens_expire_also_when_remembered() -> None:
     """The check is repeated once the token's time is over."""
     clock = Clock()
     tokens = Tokens(SECRET, clock)
+    callers = Callers(tokens, clock=clock)
     token, expires = tokens.mint_client()
     assert expires == clock.now + CLIENT_LIFETIME
-    tokens.caller(token)
+    assert callers.known(token) is None
+    caller = await callers.identify(token)
     clock.now = expires - 1
-    tokens.caller(token)
+    assert callers.known(token) is caller
     clock.now = expires
+    assert callers.known(token) is None
     with pytest.raises(Unauthenticated, match="expired"):
-        tokens.caller(token)
+        await callers.identify(token)
+
+
+async def test_refused_tokens_leave_nothing_behind() -> None:
+    """Guessing fills no memory: only good tokens are remembered, and no more than so many."""
+    callers = Callers(Tokens(SECRET))
+    for guess in ("", "a.b.c", "x" * 16_385, Tokens(b"t" * 32).mint_client()[0]):
+        for _ in range(2):
+            with pytest.raises(Unauthenticated):
+                await callers.identify(guess)
+        assert callers.known(guess) is None
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_clients_token_gives_its_role(role: Role) -> None:
+    """And, where it was made so, the right to act for users."""
+    tokens = Tokens(SECRET)
+    caller = tokens.caller(tokens.mint_client("ann", role)[0])
+    assert (caller.role, caller.delegate, caller.issuer) == (role, False, None)
+    assert tokens.caller(tokens.mint_client("ann", role, delegate=True)[0]).delegate
+
+
+def _older(**claims: object) -> str:
+    usual = {"aud": CLIENT_AUDIENCE, "iss": "cupola", "exp": 9_999_999_999}
+    return jwt.encode({**usual, **claims}, SECRET, algorithm="HS256")
+
+
+def test_tokens_from_before_there_were_roles() -> None:
+    """Only the owner had any then; nobody else becomes an operator by leaving the role out."""
+    assert Tokens(SECRET).caller(_older(sub="local")).role is Role.OPERATOR
+    for strange in (_older(sub="ann"), _older(sub="local", role="king"), _older(sub="local", role=[])):
+        with pytest.raises(Unauthenticated, match="reader, user, operator"):
+            Tokens(SECRET).caller(strange)
 
 
 def test_another_installations_token_is_refused() -> None:

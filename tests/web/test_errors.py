@@ -158,7 +158,8 @@ async def test_a_wrong_method(platform: PlatformUnderTest) -> None:
         f"{PROJECT}/connections",
         f"{PROJECT}/toolboxes/t/versions",
         f"{PROJECT}/openai/v1/files",
-        f"{PROJECT}/agents/a1/endpoint/sessions",
+        f"{PROJECT}/agents/a1/import",
+        f"{PROJECT}/agents:generate",
     ],
 )
 async def test_what_the_wire_has_and_cupola_does_not(platform: PlatformUnderTest, path: str) -> None:
@@ -169,6 +170,7 @@ async def test_what_the_wire_has_and_cupola_does_not(platform: PlatformUnderTest
     assert path in answer.error["message"]
 
 
+@pytest.mark.operation("cupola.health")
 async def test_no_token(platform: PlatformUnderTest) -> None:
     """Everything but the health check needs one."""
     nobody = Caller(platform.platform.clients, None)

@@ -22,6 +22,11 @@ def test_everything_can_be_chosen() -> None:
     assert page_from(QueryParams("limit=3&order=asc&after=a1%3A1&before=")) == Page(3, "asc", "a1:1", None)
 
 
+def test_azd_has_another_name_for_the_cursor() -> None:
+    """`pagination_token` goes on where `after` would."""
+    assert page_from(QueryParams("pagination_token=a1")).after == "a1"
+
+
 @pytest.mark.parametrize("limit", ["0", "101", "-1", "--5", "x", "", "1.5", "²", "9" * 5000])
 def test_a_limit_out_of_range_is_named(limit: str) -> None:
     """Whatever is no number from 1 to 100 is a 400 that names the parameter."""

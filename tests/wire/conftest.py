@@ -7,10 +7,8 @@ xdist workers share one platform and the environments: whoever comes first makes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import httpx
 import pytest
 
 from tests.support import served
+from tests.support.environments import environment
 from tests.support.served import (
     CHECKOUT,
     Platform,
@@ -32,11 +31,15 @@ from tests.support.served import (
     rest_client,
 )
 
+from .matrix import CELL, Cell, drawn
+
 CACHE = served.CACHE / "wire"
+MATRIX = CACHE / "matrix.txt"
 CLIENTS = Path(__file__).parent / "clients"
 EXAMPLES = CHECKOUT / "examples"
 
-GENERATIONS = ("2.0.0b3", "newest")
+GENERATIONS = ("2.0.0b3", "2.0.1", "2.1.0", "2.2.0", "2.3.0", "2.6.0", "newest")
+MODES = ("sync", "async")
 SCRIPT_TIMEOUT = 240.0
 
 
@@ -45,18 +48,8 @@ SCRIPT_TIMEOUT = 240.0
 
 def interpreter(generation: str) -> Path:
     """The Python of a generation's environment, made at the first call from exact pins with hashes."""
-    pins = CHECKOUT / "requirements" / f"wire-{generation}.txt"
     home = CACHE / f"{generation}-py{sys.version_info.major}.{sys.version_info.minor}"
-    stamp = home / "pins.sha256"
-    wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
-    python = home / "bin" / "python"
-    with locked(CACHE / f"{generation}.lock"):
-        if not stamp.exists() or stamp.read_text() != wanted:
-            shutil.rmtree(home, ignore_errors=True)
-            finish([sys.executable, "-m", "venv", str(home)])
-            finish([str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(pins)])
-            stamp.write_text(wanted)
-    return python
+    return environment(CHECKOUT / "requirements" / f"wire-{generation}.txt", home)
 
 
 # The platform
@@ -67,11 +60,17 @@ def cupola(state: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One platform for all workers: the first one starts it, the last one stops it."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all xdist workers of this run have in common."""
     own = tmp_path_factory.getbasetemp()
-    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "wire-platform"
-    users, lock, state = shared / "users", shared / "lock", shared / "state"
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def platform(shared: Path) -> Iterator[Platform]:
+    """One platform for all workers: the first one starts it, the last one stops it."""
+    folder = shared / "wire-platform"
+    users, lock, state = folder / "users", folder / "lock", folder / "state"
     with locked(lock):
         count = int(users.read_text()) if users.exists() else 0
         if count == 0:
@@ -119,6 +118,30 @@ def run_client(run_script: RunScript) -> RunClient:
     return run
 
 
+@pytest.fixture(scope="session")
+def once(shared: Path) -> Callable[[str, Callable[[], str]], str]:
+    """Does a thing once for all workers: the first one that needs it, while the others wait for what it returns.
+
+    A failure is kept as well, and raised to each: doing it again would take as long and end the same.
+    """
+
+    def do(name: str, thing: Callable[[], str]) -> str:
+        result = shared / "once" / f"{name}.json"
+        with locked(result.with_suffix(".lock")):
+            if not result.exists():
+                try:
+                    outcome = {"returned": thing()}
+                except pytest.fail.Exception as failure:
+                    outcome = {"failed": str(failure)}
+                result.write_text(json.dumps(outcome))
+        outcome = json.loads(result.read_text())
+        if "failed" in outcome:
+            pytest.fail(outcome["failed"], pytrace=False)
+        return str(outcome["returned"])
+
+    return do
+
+
 @pytest.fixture
 def rest(platform: Platform) -> Iterator[httpx.Client]:
     """A plain HTTP client with a token, for what no SDK sends."""
@@ -134,3 +157,24 @@ def example_image() -> Callable[[str], str]:
     """Builds an example's image (once per content) and returns its name; skips without an engine."""
     require_engine()
     return lambda example: built_image(example, EXAMPLES / example / "agent")
+
+
+# The matrix
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints and keeps which client can do what. The cells ride on the tests' reports, which xdist brings here."""
+    cells = [
+        Cell(*value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == CELL and report.when == "call"
+    ]
+    if cells:
+        matrix = drawn(cells, GENERATIONS, MODES)
+        MATRIX.parent.mkdir(parents=True, exist_ok=True)
+        MATRIX.write_text(matrix + "\n")
+        terminalreporter.section("operations by SDK generation")
+        terminalreporter.write_line(matrix)
+        terminalreporter.write_line(f"Also in {MATRIX.relative_to(CHECKOUT)}")

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import httpx
 DEADLINE = 180.0
 
 
-def code_zip(folder: Path, protocol: str, **metadata: Any) -> dict[str, Any]:
+def code_zip(
+    folder: Path, protocol: str, environment: Mapping[str, str] | None = None, **metadata: Any
+) -> dict[str, Any]:
     """The keyword arguments of an httpx call that uploads `folder`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -32,6 +35,7 @@ def code_zip(folder: Path, protocol: str, **metadata: Any) -> dict[str, Any]:
             "dependency_resolution": "remote_build",
         },
         "protocol_versions": [{"protocol": protocol, "version": "2.0.0"}],
+        "environment_variables": dict(environment or {}),
     }
     body = json.dumps({"definition": definition, **metadata})
     return {

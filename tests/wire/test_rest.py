@@ -29,6 +29,7 @@ def hosted(**changes: Any) -> dict[str, Any]:
     return {**definition, "container_protocol_versions": protocols}
 
 
+@pytest.mark.operation("agents.create", "agents.update", "agents.update_details", "agents.delete")
 def test_an_agent_is_created_updated_and_deleted(rest: httpx.Client, name: str) -> None:
     """azd creates with POST /agents, updates with POST /agents/{name}, and always says whether it forces."""
     created = rest.post("/agents", json={"name": name, "definition": hosted()})
@@ -49,20 +50,23 @@ def test_an_agent_is_created_updated_and_deleted(rest: httpx.Client, name: str) 
         json={
             "agent_endpoint": {
                 "version_selector": {
-                    "version_selection_rules": [{"type": "FixedRatio", "agent_version": "1", "traffic_percentage": 100}]
+                    "version_selection_rules": [
+                        {"type": "FixedRatio", "agent_version": "@latest", "traffic_percentage": 100}
+                    ]
                 }
             }
         },
     )
     assert patched.status_code == 200, patched.text
     rules = patched.json()["agent_endpoint"]["version_selector"]["version_selection_rules"]
-    assert [rule["agent_version"] for rule in rules] == ["1"]
+    assert [rule["agent_version"] for rule in rules] == ["@latest"]
 
     gone = rest.delete(f"/agents/{name}", params={"force": "false"})
     assert gone.status_code == 200, gone.text
     assert gone.json() == {"object": "agent.deleted", "name": name, "deleted": True}
 
 
+@pytest.mark.operation("agents.list_versions")
 def test_pages_end(rest: httpx.Client, name: str) -> None:
     """Pages follow each other by `after`, and a page behind the end has neither rows nor a last id."""
     for number in range(3):
@@ -96,6 +100,7 @@ def test_nobody_comes_in_without_a_token(platform: Platform) -> None:
                 assert refused.json()["error"]["code"]
 
 
+@pytest.mark.operation("sign_in.token")
 def test_the_sign_in_wants_its_header(platform: Platform) -> None:
     """The managed-identity endpoint gives a token only to who knows this installation's header."""
     query = {"api-version": "2019-08-01", "resource": "https://ai.azure.com"}
@@ -111,6 +116,7 @@ def test_an_unknown_route_says_so(rest: httpx.Client) -> None:
     assert unknown.json()["error"]["message"]
 
 
+@pytest.mark.operation("agents.create", "invocations.create", "agents.download_code")
 def test_azd_uploads_code_and_calls_it(rest: httpx.Client, name: str) -> None:
     """azd creates from code with a header for the name, then invokes within a session, and downloads."""
     upload = code_zip(EXAMPLES / "invocations" / "agent", "invocations", name=name)

@@ -19,8 +19,8 @@ from starlette.routing import BaseRoute, Route
 import cupola
 from cupola.api.operations import OPERATIONS, Operation
 from cupola.api.sessions import NewSession
+from cupola.web.definitions import WireDefinition
 from cupola.web.reply import json_reply
-from cupola.web.wire import _Definition as WireDefinition
 
 OPENAI_LAYOUTS = re.compile(
     r"^(/api/projects/\{project\}(?:/agents/\{agent\}/endpoint/protocols)?)/openai(?:/v1)?(?=/)"

@@ -100,6 +100,32 @@ _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
 _PROTOCOLS = _ENDPOINT + "/protocols"
+_A2A = _PROTOCOLS + "/a2a"
+_A2A_QUERY = {**_SESSION, "a2a-version": {"enum": ["0.3", "1.0"]}}
+_A2A_MESSAGE = _object(
+    "message",
+    message=_object(
+        "messageId",
+        "role",
+        "parts",
+        messageId=_TEXT,
+        role={"enum": ["user", "ROLE_USER"]},
+        parts={"type": "array", "minItems": 1, "items": _object("text", kind={"const": "text"}, text=_TEXT)},
+        contextId={"type": "string", "maxLength": 512},
+        taskId=_TEXT,
+    ),
+    configuration=_object(
+        acceptedOutputModes=_list(_TEXT), blocking=_FLAG, historyLength={"type": "integer", "minimum": 0}
+    ),
+)
+_JSON_RPC = _object(
+    "jsonrpc",
+    "method",
+    jsonrpc={"const": "2.0"},
+    id={"type": ["string", "number", "null"]},
+    method={"enum": ["message/send", "message/stream", "tasks/get", "tasks/cancel"]},
+    params={"anyOf": [_A2A_MESSAGE, _object("id", id=_TEXT)]},
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     # Agents (control-plane.md §2.1, §2.3)
@@ -167,7 +193,7 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "DELETE {openai}/responses/{response}": Operation("responses.delete", "Delete a response", query=_VERSION),
     "GET {openai}/responses/{response}/input_items": Operation(
-        "responses.input_items", "List what a response was given", query=_PAGE
+        "responses.input_items.list", "List what a response was given", query=_PAGE
     ),
     "POST {openai}/conversations": Operation(
         "conversations.create", "Create a conversation", query=_VERSION, bodies=_json(_CONVERSATION)
@@ -217,6 +243,29 @@ OPERATIONS: Mapping[str, Operation] = {
     f"GET {_PROTOCOLS}/invocations/docs/{{document}}": Operation(
         "invocations.docs", "Get the agent's own description of its invocations", query=_SESSION, reply=ANYTHING
     ),
+    # A2A (§2.8)
+    f"POST {_A2A}": Operation(
+        "a2a.rpc", "Speak A2A over JSON-RPC", query=_A2A_QUERY, bodies=_json(_JSON_RPC), reply=EVENTS
+    ),
+    f"GET {_A2A}/agentCard/v0.3": Operation("a2a.card", "Get an agent's card, as A2A 0.3 has it", query=_VERSION),
+    f"GET {_A2A}/agentCard/v1.0": Operation("a2a.card_1_0", "Get an agent's card, as A2A 1.0 has it", query=_VERSION),
+    f"GET {_A2A}/.well-known/agent-card.json": Operation(
+        "a2a.card_well_known", "Get an agent's card where clients look for it by themselves", query=_VERSION
+    ),
+    f"POST {_A2A}/v1/message:send": Operation(
+        "a2a.send", "Send a message to an agent", query=_A2A_QUERY, bodies=_json(_A2A_MESSAGE)
+    ),
+    f"POST {_A2A}/v1/message:stream": Operation(
+        "a2a.stream",
+        "Send a message to an agent and hear the answer while it is made",
+        query=_A2A_QUERY,
+        bodies=_json(_A2A_MESSAGE),
+        reply=EVENTS,
+    ),
+    f"GET {_A2A}/v1/tasks/{{task}}": Operation(
+        "a2a.get_task", "Get a task", query={**_A2A_QUERY, "historyLength": {"type": "integer", "minimum": 0}}
+    ),
+    f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),

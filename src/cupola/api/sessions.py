@@ -25,10 +25,10 @@ from cupola.sessions import Desired, Session, check_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows
-from cupola.web.body import read_object
+from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
 from cupola.web.reply import json_reply, no_content
-from cupola.web.wire import read_model, show_failure
+from cupola.web.wire import show_failure
 
 log = structlog.get_logger()
 

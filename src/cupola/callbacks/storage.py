@@ -1,7 +1,7 @@
 """Response storage, as containers on the current adapters use it (container-contract.md §4.1).
 
 Items are kept under the ids that the container chose. The agent and session come from the container's token, the user
-from the call id that it hands on; another user's response does not exist.
+is that session's owner (`owner.py`); another user's response does not exist.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cupola.callbacks.owner import sandbox_of, user_of
 from cupola.conversations import StoredResponse
-from cupola.errors import BadRequest, Conflict, Forbidden, NotFound
-from cupola.identity import SandboxIdentity
+from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.store import Store
 from cupola.store import conversations as conversation_rows
 from cupola.store import responses as rows
@@ -41,7 +41,8 @@ class Storage:
         if not isinstance(response, dict) or not isinstance(response.get("id"), str):
             raise BadRequest("'response' must be an object with an id.", param="response")
         items = _list_of(body, "input_items", dict)
-        stored = self._stored(request, response, _with_ids(items), _list_of(body, "history_item_ids", str))
+        history = _list_of(body, "history_item_ids", str)
+        stored = self._stored(request, await self._user(request), response, _with_ids(items), history)
 
         def change(conn: Any) -> bool:
             _require_own_conversation(conn, stored)
@@ -79,10 +80,10 @@ class Storage:
 
     async def history(self, request: Request) -> Response:
         """`GET storage/history/item_ids`: oldest first, all of them unless `limit` is positive."""
-        project = _sandbox(request).project
+        project = sandbox_of(request).project
         previous = request.query_params.get("previous_response_id")
         conversation = request.query_params.get("conversation_id")
-        user = self._user(request)
+        user = await self._user(request)
 
         def question(conn: Any) -> Sequence[str] | None:
             if previous is not None:
@@ -108,21 +109,22 @@ class Storage:
         wanted = (await read_object(request)).get("item_ids")
         if not isinstance(wanted, list) or not all(isinstance(item, str) for item in wanted):
             raise BadRequest("'item_ids' must be a list of strings.", param="item_ids")
-        project, user = _sandbox(request).project, self._user(request)
+        project, user = sandbox_of(request).project, await self._user(request)
         return json_reply(await self._store.read(lambda conn: rows.get_items(conn, project, wanted, user)))
 
     def _stored(
         self,
         request: Request,
+        user: str,
         response: Mapping[str, Any],
         items: Sequence[Mapping[str, Any]],
         history: Sequence[str],
     ) -> StoredResponse:
-        sandbox = _sandbox(request)
+        sandbox = sandbox_of(request)
         return StoredResponse(
             project=sandbox.project,
             id=response["id"],
-            user=self._user(request),
+            user=user,
             agent=sandbox.agent,
             session=sandbox.session,
             body=response,
@@ -134,33 +136,15 @@ class Storage:
         )
 
     async def _load(self, request: Request) -> StoredResponse:
-        sandbox, wanted = _sandbox(request), request.path_params["response"]
+        sandbox, wanted = sandbox_of(request), request.path_params["response"]
+        user = await self._user(request)
         known = await self._store.read(lambda conn: rows.get_response(conn, sandbox.project, wanted))
-        if known is None or known.agent != sandbox.agent or known.user != self._user(request):
+        if known is None or known.agent != sandbox.agent or known.user != user:
             raise NotFound(f"Response '{wanted}' not found.", param="response_id")
         return known
 
-    def _user(self, request: Request) -> str:
-        """Whose call this is: by call id (protocol 2.0.0) or isolation key (1.0.0)."""
-        call_id = request.headers.get("x-agent-foundry-call-id")
-        if call_id is not None:
-            call = self._tokens.call(call_id)
-            if call.agent != _sandbox(request).agent:
-                raise Forbidden("The call id belongs to another agent.")
-            return call.user
-        user = request.headers.get("x-agent-user-isolation-key")
-        if user is None:
-            raise BadRequest(
-                "This storage call says for whom it is by neither x-agent-foundry-call-id nor "
-                "x-agent-user-isolation-key; hand on the header of the request that you are serving.",
-                param="x-agent-foundry-call-id",
-            )
-        return user
-
-
-def _sandbox(request: Request) -> SandboxIdentity:
-    identity: SandboxIdentity = request.scope["cupola.sandbox"]
-    return identity
+    async def _user(self, request: Request) -> str:
+        return await user_of(request, self._store, self._tokens)
 
 
 def _conversation_of(response: Mapping[str, Any]) -> str | None:

@@ -49,6 +49,12 @@ def up(
     ready_timeout: Annotated[
         float | None, typer.Option(help="Seconds a started sandbox has to become ready (60).", show_default=False)
     ] = None,
+    azure_limits: Annotated[
+        bool | None,
+        typer.Option(
+            "--azure-limits/--no-azure-limits", help="Refuse what Azure would refuse (no).", show_default=False
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -61,6 +67,7 @@ def up(
         "driver": None if driver is None else driver.value,
         "idle_timeout": idle_timeout,
         "ready_timeout": ready_timeout,
+        "azure_limits": azure_limits,
     }
     settings = settings_module.load(state_dir=state_dir, **given)
     if detach:
@@ -102,8 +109,14 @@ def announce(running: Running, state_dir: Path, output: Output) -> None:
 
 def command(given: dict[str, Any], state_dir: Path) -> list[str]:
     """The command line of a platform with these arguments, in the foreground of its own process."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+    options = [_option(name.replace("_", "-"), value) for name, value in given.items() if value is not None]
     return [sys.executable, "-m", "cupola", "up", f"--state-dir={state_dir}", *options]
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
 
 
 def launch(command: Sequence[str], state_dir: Path, timeout: float = _START_TIMEOUT) -> Running:

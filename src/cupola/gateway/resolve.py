@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from cupola.agents import Agent
 from cupola.errors import Forbidden, NotFound
+from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.live import LiveSandbox, SessionKey
@@ -24,10 +25,11 @@ from cupola.store import sessions as session_rows
 class Resolver:
     """Finds or makes the sandbox of a request."""
 
-    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice) -> None:
+    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice, users: Users) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
+        self._users = users
         self._disabled: set[tuple[str, str]] = set()
         self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -58,6 +60,7 @@ class Resolver:
                 f"Agent '{agent_name}' is disabled; its endpoint takes no requests until it is enabled again.",
                 code="agent_disabled",
             )
+        self._users.check(project, agent_name, caller)
         if session_id is not None:
             live = self._sandboxes.live_of((project, agent_name, session_id))
             if live is not None and live.session is not None:

@@ -15,13 +15,16 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +33,7 @@ from pathlib import Path, PurePosixPath
 
 from cupola.drivers.base import CodeSource, Report
 from cupola.errors import BadRequest, StartFailed
+from cupola.secrecy import brief
 
 MAX_PACKAGE = 250 * 1024 * 1024
 """Bytes of an upload: Foundry's own limit (control-plane.md)."""
@@ -38,6 +42,12 @@ MAX_UNPACKED = 2 * 1024 * 1024 * 1024
 MAX_FILES = 50_000
 MAX_RATIO = 200
 """How much smaller than its content a zip may be; counted from `RATIO_MATTERS` bytes on, text packs well."""
+
+MAX_NAME = 255
+"""Bytes of a file's or folder's name: what common file systems take."""
+MAX_PATH = 1024
+
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
 
 RATIO_MATTERS = 64 * 1024 * 1024
 
@@ -78,7 +88,7 @@ def inspect_zip(package: bytes | Path) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(io.BytesIO(package) if isinstance(package, bytes) else package) as opened:
             entries = opened.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise _refused("The part 'code' is not a zip file; send the zipped code itself.") from error
     if not any(not entry.is_dir() for entry in entries):
         raise _refused("The zip holds no files; zip the agent's code, flat at the root.")
@@ -88,9 +98,27 @@ def inspect_zip(package: bytes | Path) -> tuple[str, ...]:
         _refuse_entry(entry)
         name = str(PurePosixPath(entry.filename))
         if name in seen:
-            raise _refused(f"The zip holds {name!r} twice; keep one of them.")
+            raise _refused(f"The zip holds {brief(name)} twice; keep one of them.")
         seen.add(name)
+    files = {str(PurePosixPath(entry.filename)) for entry in entries if not entry.is_dir()}
+    for name in seen:
+        if not files.isdisjoint(str(parent) for parent in PurePosixPath(name).parents):
+            raise _refused(f"The zip holds {brief(name)} within a file of that name; keep the file or the folder.")
     return tuple(entry.filename for entry in entries)
+
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What reading a zip may raise besides errors of the disk; damaged bzip2 streams are an OSError without a number."""
 
 
 def _refused(message: str) -> BadRequest:
@@ -111,14 +139,18 @@ def _refuse_entry(entry: zipfile.ZipInfo) -> None:
     name = entry.orig_filename
     parts = name.replace("\\", "/").split("/")
     if "\\" in name or "\0" in name or not name:
-        raise _refused(f"The zip holds the path {name!r}; separate folders with '/'.")
+        raise _refused(f"The zip holds the path {brief(name)}; separate folders with '/'.")
+    if any(len(part.encode(errors="replace")) > MAX_NAME for part in parts) or len(name) > MAX_PATH:
+        raise _refused(f"The zip holds a path of {len(name)} characters, {brief(name)}; use shorter names.")
     if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
-        raise _refused(f"The zip holds the path {name!r}, which leads out of it; use relative paths without '..'.")
+        raise _refused(f"The zip holds the path {brief(name)}, which leads out of it; use relative paths without '..'.")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _refused(f"The zip holds {name!r}, a link or device; put the file itself there (zip without -y).")
+        raise _refused(f"The zip holds {brief(name)}, a link or device; put the file itself there (zip without -y).")
     if entry.flag_bits & 0x1:
-        raise _refused(f"The zip holds {name!r} encrypted; zip it without a password.")
+        raise _refused(f"The zip holds {brief(name)} encrypted; zip it without a password.")
+    if entry.compress_type not in _METHODS:
+        raise _refused(f"The zip holds {brief(name)} packed by method {entry.compress_type}; use deflate.")
 
 
 def choose_interpreter(
@@ -328,10 +360,18 @@ def _unpack(package: Path, directory: Path) -> None:
                 mode = (entry.external_attr >> 16) & 0o777
                 if not entry.is_dir():
                     place.chmod(0o755 if mode & 0o111 else 0o644)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise _refused(f"The zip is damaged: {error}.") from error
+        except _DAMAGED as error:
+            raise _unusable(f"The zip is damaged: {error}.") from error
         except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-            raise _refused("The zip holds a file and a folder of the same name; keep one of them.") from error
+            raise _unusable("The zip holds a file and a folder of the same name; keep one of them.") from error
+        except OSError as error:
+            if error.errno is None:
+                raise _unusable(f"The zip is damaged: {error}.") from error
+            raise
+
+
+def _unusable(message: str) -> StartFailed:
+    return StartFailed(message, phase="validate", code="CodeError")
 
 
 def _require_entry(directory: Path, entry_point: Sequence[str]) -> None:
@@ -341,12 +381,13 @@ def _require_entry(directory: Path, entry_point: Sequence[str]) -> None:
         return
     names = sorted(path.name + ("/" if path.is_dir() else "") for path in directory.iterdir())
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    raise StartFailed(
-        f"The entry point {wanted!r} is not in the zip. At its root are: {shown}. "
-        "Zip the content of the folder, not the folder, or correct entry_point.",
-        phase="validate",
-        code="CodeError",
+    nested = names[0] if len(names) == 1 and (directory / names[0] / wanted).is_file() else None
+    remedy = (
+        f"It is in {nested}: zip the content of that folder, not the folder."
+        if nested is not None
+        else "Zip the content of the folder, not the folder, or correct entry_point."
     )
+    raise _unusable(f"The entry point {brief(wanted)} is not in the zip. At its root are: {shown}. {remedy}")
 
 
 async def _install(requirements: Path, interpreter: Interpreter, target: Path, report: Report) -> None:

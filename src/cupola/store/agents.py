@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from cupola.agents import Agent, AgentVersion, Definition, Failure, Phase, VersionRule, VersionStatus
 from cupola.errors import Conflict
 from cupola.store.paging import Page, PageOf, fetch_page
+from cupola.store.state import delete_stores
 from cupola.store.statements import upsert
 from cupola.store.tables import agents, versions
 
@@ -55,7 +56,8 @@ def put_agent(conn: Connection, agent: Agent) -> None:
 
 
 def delete_agent(conn: Connection, project: str, name: str) -> bool:
-    """Deletes the agent with its versions; False where there was none."""
+    """Deletes the agent with its versions and its state stores; False where there was none."""
+    delete_stores(conn, project, name)
     return conn.execute(_DELETE_AGENT, {"p_project": project, "p_name": name}).rowcount > 0
 
 
@@ -68,6 +70,12 @@ def disabled_agents(conn: Connection) -> list[tuple[str, str]]:
     """Project and name of every agent whose endpoint rejects requests."""
     question = select(agents.c.project, agents.c.name).where(agents.c.enabled.is_(False))
     return [(project, name) for project, name in conn.execute(question)]
+
+
+def endpoints(conn: Connection) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Project, name and endpoint configuration of every agent."""
+    question = select(agents.c.project, agents.c.name, agents.c.endpoint)
+    return [(project, name, endpoint) for project, name, endpoint in conn.execute(question)]
 
 
 def get_version(conn: Connection, project: str, agent: str, version: str) -> AgentVersion | None:

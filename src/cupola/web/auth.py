@@ -1,8 +1,9 @@
 """Bearer tokens: made for local clients and for sandboxes, checked on every request.
 
 Both are JWTs signed with the installation's secret, told apart by audience: a sandbox's token opens the callbacks of
-its own project and is refused by the clients' listener, and the other way round. Checked tokens are remembered
-until they expire, since the check stands on the path of every call.
+its own project and is refused by the clients' listener, and the other way round. Clients may also bring tokens of an
+issuer (`oidc.py`). Tokens that were found good are remembered until they expire, since the check stands on the path of
+every call; refused ones are not: to refuse one costs a few microseconds, to remember it would cost memory.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.errors import Forbidden, Unauthenticated
-from cupola.identity import Call, Caller, SandboxIdentity
+from cupola.identity import Call, Caller, Role, SandboxIdentity
 
 CLIENT_AUDIENCE = "https://ai.azure.com"
 SANDBOX_AUDIENCE = "cupola:callbacks"
@@ -28,6 +29,9 @@ LOCAL_PRINCIPAL = "local"
 CLIENT_LIFETIME = 24 * 3600
 SANDBOX_LIFETIME = 24 * 3600
 _REMEMBERED = 10_000
+_LONGEST_TOKEN = 16_384
+_LOCAL_ISSUER = "cupola"
+_UNCHECKED: Any = {"verify_signature": False}
 
 
 class Tokens:
@@ -36,12 +40,19 @@ class Tokens:
     def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
         self._clock = clock
-        self._callers: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
         self._call_ids: OrderedDict[Call, str] = OrderedDict()
 
-    def mint_client(self, principal: str = LOCAL_PRINCIPAL) -> tuple[str, int]:
+    def mint_client(
+        self,
+        principal: str = LOCAL_PRINCIPAL,
+        role: Role = Role.OPERATOR,
+        *,
+        delegate: bool = False,
+        lifetime: int = CLIENT_LIFETIME,
+    ) -> tuple[str, int]:
         """A token for a local client, and when it expires (unix seconds)."""
-        return self._mint({"aud": CLIENT_AUDIENCE, "sub": principal, "oid": principal}, CLIENT_LIFETIME)
+        claims = {"aud": CLIENT_AUDIENCE, "sub": principal, "oid": principal, "role": role.value}
+        return self._mint(claims | ({"delegate": True} if delegate else {}), lifetime)
 
     def mint_sandbox(self, identity: SandboxIdentity) -> tuple[str, int]:
         """A token for one sandbox, good for its callbacks only."""
@@ -57,15 +68,14 @@ class Tokens:
 
     def caller(self, token: str) -> Caller:
         """Who holds a client's token. Raises Unauthenticated."""
-        known = self._callers.get(token)
-        if known is not None and known[1] > self._clock():
-            return known[0]
+        return self.identify(token)[0]
+
+    def identify(self, token: str) -> tuple[Caller, float]:
+        """The same, and until when it holds."""
         claims = self._read(token, CLIENT_AUDIENCE)
-        caller = Caller(principal=claims["sub"], user=self.user_key(claims["sub"]))
-        self._callers[token] = (caller, float(claims["exp"]))
-        if len(self._callers) > _REMEMBERED:
-            self._callers.popitem(last=False)
-        return caller
+        principal = claims["sub"]
+        delegate = claims.get("delegate") is True
+        return Caller(principal, self.user_key(principal), _role_in(claims), delegate=delegate), float(claims["exp"])
 
     def sandbox(self, token: str) -> SandboxIdentity:
         """Which sandbox holds a token. Raises Unauthenticated."""
@@ -112,13 +122,13 @@ class Tokens:
     def _mint(self, claims: Mapping[str, Any], lifetime: int) -> tuple[str, int]:
         now = int(self._clock())
         expires = now + lifetime
-        return jwt.encode({**claims, "iat": now, "exp": expires, "iss": "cupola"}, self._secret, "HS256"), expires
+        return jwt.encode({**claims, "iat": now, "exp": expires, "iss": _LOCAL_ISSUER}, self._secret, "HS256"), expires
 
     def _read(self, token: str, audience: str) -> dict[str, Any]:
         options: Any = {"verify_exp": False, "verify_iat": False, "require": ["exp", "sub"]}
         try:
             claims: dict[str, Any] = jwt.decode(
-                token, self._secret, algorithms=["HS256"], audience=audience, issuer="cupola", options=options
+                token, self._secret, algorithms=["HS256"], audience=audience, issuer=_LOCAL_ISSUER, options=options
             )
         except jwt.InvalidAudienceError as error:
             raise Unauthenticated(
@@ -132,6 +142,76 @@ class Tokens:
         if claims["exp"] <= self._clock():
             raise Unauthenticated("The token has expired; ask for a new one.")
         return claims
+
+
+def _role_in(claims: Mapping[str, Any]) -> Role:
+    """The role that a token of ours gives. Tokens without one are of the time when only the owner had any."""
+    if "role" not in claims and claims["sub"] == LOCAL_PRINCIPAL:
+        return Role.OPERATOR
+    try:
+        return Role(claims.get("role", ""))
+    except ValueError as error:
+        raise Unauthenticated(
+            f"The token gives no role that this platform knows ({', '.join(Role)}); ask its operator for a new one."
+        ) from error
+
+
+class Issuer(Protocol):
+    """What this module needs of `oidc.OidcCallers`."""
+
+    async def identify(self, token: str) -> tuple[Caller, float]: ...
+
+
+class Callers:
+    """Who holds a client's token: this installation's own, or one of the issuer's if there is one.
+
+    Without `local_tokens`, of this installation's only those of its owner are taken: the commands on this machine
+    need them, and who can read the secret could make any.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        issuer: Issuer | None = None,
+        *,
+        local_tokens: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tokens = tokens
+        self._issuer = issuer
+        self._local_tokens = local_tokens
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
+
+    def known(self, token: str) -> Caller | None:
+        """The holder of a token that was found good before and has not expired."""
+        known = self._known.get(token)
+        return known[0] if known is not None and known[1] > self._clock() else None
+
+    async def identify(self, token: str) -> Caller:
+        """The holder of any token. Raises Unauthenticated, Forbidden, IssuerUnavailable."""
+        if len(token) > _LONGEST_TOKEN:
+            raise Unauthenticated(f"The token is longer than {_LONGEST_TOKEN} characters.")
+        if self._issuer is not None and _issuer_in(token) != _LOCAL_ISSUER:
+            caller, until = await self._issuer.identify(token)
+        else:
+            caller, until = self._tokens.identify(token)
+            if not self._local_tokens and caller.principal != LOCAL_PRINCIPAL:
+                raise Unauthenticated(
+                    "This platform takes no tokens of `cupola tokens create` (local_tokens is false)."
+                )
+        self._known[token] = (caller, until)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return caller
+
+
+def _issuer_in(token: str) -> object:
+    """Whom a token names as its issuer, unchecked: says only who is to check it."""
+    try:
+        return jwt.decode(token, options=_UNCHECKED).get("iss")
+    except jwt.InvalidTokenError:
+        return None
 
 
 def bearer(scope: Scope) -> str:
@@ -151,14 +231,15 @@ def bearer(scope: Scope) -> str:
 class ClientAuth:
     """Lets only holders of a client's token through; puts `cupola.caller` into the scope."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, open_paths: frozenset[str] = frozenset()) -> None:
+    def __init__(self, app: ASGIApp, callers: Callers, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
-        self._tokens = tokens
+        self._callers = callers
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in self._open_paths:
-            scope["cupola.caller"] = self._tokens.caller(bearer(scope))
+            token = bearer(scope)
+            scope["cupola.caller"] = self._callers.known(token) or await self._callers.identify(token)
         await self._app(scope, receive, send)
 
 

@@ -28,6 +28,7 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
     errors.PayloadTooLarge: 413,
     errors.SessionNotReady: 424,
     errors.StartFailed: 424,
@@ -35,6 +36,7 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.NotServed: 501,
     errors.SandboxLost: 502,
     errors.DriverUnavailable: 503,
+    errors.IssuerUnavailable: 503,
     errors.SetupError: 503,
 }
 
@@ -173,6 +175,8 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
     details = _DETAILS_HEADER.get(type(error))
     if details is not None:
         headers["x-adc-response-details"] = details.decode()
+    if isinstance(error, errors.PreconditionFailed) and error.etag is not None:
+        headers["etag"] = error.etag
     session = scope.get("cupola.session_id") or error.extra.get("agent_session_id")
     if session is not None:
         headers["x-agent-session-id"] = session

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.datastructures import QueryParams
 
 from cupola.errors import BadRequest
+from cupola.secrecy import brief
 from cupola.store.paging import Page, PageOf
 
 T = TypeVar("T")
@@ -24,11 +25,11 @@ def page_from(query: QueryParams) -> Page:
     """
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
-        raise BadRequest(f"'order' is '{order}'; it must be asc or desc.", param="order")
+        raise BadRequest(f"'order' is {brief(order)}; it must be asc or desc.", param="order")
     text = query.get("limit", "20")
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LIMIT)) else 0
     if not 1 <= limit <= MAX_LIMIT:
-        raise BadRequest(f"'limit' is '{text[:40]}'; it must be a number from 1 to {MAX_LIMIT}.", param="limit")
+        raise BadRequest(f"'limit' is {brief(text)}; it must be a number from 1 to {MAX_LIMIT}.", param="limit")
     return Page(
         limit=limit,
         order="asc" if order == "asc" else "desc",

@@ -66,13 +66,18 @@ class Sdk:
     def b3(self) -> bool:
         return self.generation == "2.0.0b3"
 
+    @property
+    def names_agents(self) -> bool:
+        """Whether `get_openai_client(agent_name=...)` exists: from 2.1.0 on."""
+        return not self.generation.startswith("2.0.")
+
     async def openai(self, agent: str) -> tuple[Any, dict[str, Any]]:
-        """The OpenAI client for an agent, and what each request must carry: 2.0.0b3 names the agent there."""
-        if self.b3:
-            client = self.project.get_openai_client()
-            reference = {"agent_reference": {"name": agent, "type": "agent_reference"}}
-            return await self.enter(client), {"extra_body": reference}
-        return await self.enter(self.project.get_openai_client(agent_name=agent)), {}
+        """The OpenAI client for an agent, and what each request must carry: 2.0.x names the agent there."""
+        if self.names_agents:
+            return await self.enter(self.project.get_openai_client(agent_name=agent)), {}
+        client = self.project.get_openai_client()
+        reference = {"agent_reference": {"name": agent, "type": "agent_reference"}}
+        return await self.enter(client), {"extra_body": reference}
 
     async def enter(self, resource: Any) -> Any:
         if hasattr(resource, "__aenter__"):
@@ -80,24 +85,23 @@ class Sdk:
         return self.stack.enter_context(resource)
 
     def definition(self, image: str, **changes: Any) -> Any:
+        """A hosted definition of an image, with the names of this generation's models."""
+        known: Any = models  # of other generations than the newest, which mypy sees, too
         sizes = {"cpu": changes.pop("cpu", "1"), "memory": changes.pop("memory", "2Gi")}
-        if self.b3:
-            old: Any = models  # these two names are gone from the newest SDK, which mypy sees
-            protocol = models.ProtocolVersionRecord(protocol=old.AgentProtocol.RESPONSES, version="v1")
-            return old.ImageBasedHostedAgentDefinition(
-                image=image, container_protocol_versions=[protocol], **sizes, **changes
-            )
-        protocol = models.ProtocolVersionRecord(protocol="responses", version="2.0.0")
-        return models.HostedAgentDefinition(
-            container_configuration=models.ContainerConfiguration(image=image),
-            protocol_versions=[protocol],
-            **sizes,
-            **changes,
-        )
+        if hasattr(known, "ContainerConfiguration"):
+            named = {
+                "container_configuration": known.ContainerConfiguration(image=image),
+                "protocol_versions": [known.ProtocolVersionRecord(protocol="responses", version="2.0.0")],
+            }
+            return known.HostedAgentDefinition(**named, **sizes, **changes)
+        protocol = known.ProtocolVersionRecord(protocol=known.AgentProtocol.RESPONSES, version="v1")
+        kind = known.ImageBasedHostedAgentDefinition if self.b3 else known.HostedAgentDefinition
+        return kind(image=image, container_protocol_versions=[protocol], **sizes, **changes)
 
     def forced(self) -> dict[str, Any]:
-        """The keyword that also ends active sessions; 2.0.0b3 knows it only as a query parameter."""
-        return {"params": {"force": "true"}} if self.b3 else {"force": True}
+        """The keyword that also ends active sessions; before 2.2.0 it is known only as a query parameter."""
+        named = "force" in inspect.signature(self.agents.delete).parameters
+        return {"force": True} if named else {"params": {"force": "true"}}
 
     async def settled(self, version: Any) -> Any:
         """Polls a version until it is no longer being made."""
@@ -120,15 +124,25 @@ async def with_client(
     async with AsyncExitStack() as stack:
         sdk = Sdk(generation, mode, None, stack)
         if mode == "async":
-            from azure.ai.projects.aio import AIProjectClient as AsyncClient
             from azure.identity.aio import DefaultAzureCredential as AsyncCredential
 
-            credential = await sdk.enter(AsyncCredential())
-            project: Any = AsyncClient(endpoint=environ["AZURE_AI_PROJECT_ENDPOINT"], credential=credential)
+            credential: Any = AsyncCredential()
         else:
-            from azure.ai.projects import AIProjectClient
             from azure.identity import DefaultAzureCredential
 
-            credential = await sdk.enter(DefaultAzureCredential())
-            project = AIProjectClient(endpoint=environ["AZURE_AI_PROJECT_ENDPOINT"], credential=credential)
+            credential = DefaultAzureCredential()
+        project = project_client(generation, mode, await sdk.enter(credential))
         return await script(Sdk(generation, mode, await sdk.enter(project), stack), arguments)
+
+
+def project_client(generation: str, mode: str, credential: Any) -> Any:
+    """A project client; 2.1 and 2.2 know an agent's own OpenAI client only as a preview."""
+    preview = {"allow_preview": True} if generation.startswith(("2.1.", "2.2.")) else {}
+    endpoint = environ["AZURE_AI_PROJECT_ENDPOINT"]
+    if mode == "async":
+        from azure.ai.projects.aio import AIProjectClient as AsyncClient
+
+        return AsyncClient(endpoint=endpoint, credential=credential, **preview)
+    from azure.ai.projects import AIProjectClient
+
+    return AIProjectClient(endpoint=endpoint, credential=credential, **preview)

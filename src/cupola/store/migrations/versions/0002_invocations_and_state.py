@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("store", "user", "key", name=op.f("uq_state_items")),
         sqlite_autoincrement=True,
     )
+    op.create_index(op.f("ix_state_items_store_user_seq"), "state_items", ["store", "user", "seq"], unique=False)
     op.create_index(op.f("ix_state_items_expires_at"), "state_items", ["expires_at"], unique=False)
 
 

@@ -1,0 +1,71 @@
+"""How long requests took, and copies of homes.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+_SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "timings",
+        sa.Column("seq", _SEQUENCE, autoincrement=True, nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("agent", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("session", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("protocol", sa.Text(), nullable=False),
+        sa.Column("start_type", sa.Text(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("began_at", sa.Float(), nullable=False),
+        sa.Column("preprocessing_ms", sa.Float(), nullable=False),
+        sa.Column("infra_setup_ms", sa.Float(), nullable=False),
+        sa.Column("readiness_ms", sa.Float(), nullable=False),
+        sa.Column("response_ms", sa.Float(), nullable=False),
+        sa.Column("response_begin_ms", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_timings")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_timings_began_at"), "timings", ["began_at"], unique=False)
+    op.create_index(
+        op.f("ix_timings_project_agent_began_at"), "timings", ["project", "agent", "began_at"], unique=False
+    )
+    op.create_table(
+        "snapshots",
+        sa.Column("seq", _SEQUENCE, autoincrement=True, nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("agent", sa.Text(), nullable=False),
+        sa.Column("session", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("driver", sa.Text(), nullable=False),
+        sa.Column("home", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_snapshots")),
+        sa.UniqueConstraint("project", "id", name=op.f("uq_snapshots")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        op.f("ix_snapshots_project_agent_session"), "snapshots", ["project", "agent", "session"], unique=False
+    )
+
+
+def downgrade() -> None:
+    for table in ("snapshots", "timings"):
+        op.drop_table(table)
