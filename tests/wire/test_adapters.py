@@ -22,7 +22,7 @@ from .conftest import RunClient
 pytestmark = [
     pytest.mark.wire,
     pytest.mark.engine,
-    pytest.mark.operation("responses.create", "responses.retrieve", "conversations.create", "conversation_items.list"),
+    pytest.mark.operation("responses.create", "responses.retrieve", "conversations.create"),
 ]
 
 ADAPTERS = Path(__file__).parent / "adapters"
