@@ -26,9 +26,11 @@ async def platform(tmp_path: Path) -> AsyncGenerator[PlatformUnderTest]:
 
 
 def table(platform: PlatformUnderTest) -> list[tuple[str, str, Role | None]]:
-    """Method, a path and role of every route of the clients' listener."""
+    """Method, a path and role of every route of the clients' listener but those of WebSockets."""
     found = []
     for route in platform.platform.routes:
+        if isinstance(route, routes.NeedingSocket):
+            continue
         assert isinstance(route, routes.Needing), f"{route} was made by neither call() nor raw()"
         path = re.sub(r"{project}", "demo", route.path)
         method = next(method for method in sorted(route.methods or ()) if method != "HEAD")

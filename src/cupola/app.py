@@ -27,6 +27,7 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.expiry import StateExpiry
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
@@ -225,7 +226,9 @@ def _issuer(settings: Settings, tokens: Tokens, fetch: Fetch) -> OidcCallers | N
 
 def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = time.time) -> tuple[ASGIApp, ASGIApp]:
     """What sandboxes reach: callbacks over https with a token, and the endpoint that gives them the token."""
-    known = routes.callback_routes(Storage(store, tokens, clock), StateStores(store, tokens, clock))
+    known = routes.callback_routes(
+        Storage(store, tokens, clock), StateStores(store, tokens, clock), ConversationItems(store)
+    )
     callbacks = SandboxAuth(_router(known), tokens)
     return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cupola.ids import new_item_id
+
 FINAL_STATUSES = frozenset({"completed", "failed", "incomplete", "cancelled"})
 CONTAINER_ID = "_container_response_id"
 """Key of a stored body: the id under which the container knows its response, where that is not the platform's."""
@@ -121,3 +123,36 @@ def metadata_fault(metadata: object) -> str | None:
         if len(value) > MAX_METADATA_VALUE:
             return f"'metadata.{key}' has {len(value)} characters; it may have {MAX_METADATA_VALUE}."
     return None
+
+
+_ITEM_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "file_search_call": "fs",
+    "web_search_call": "ws",
+    "code_interpreter_call": "ci",
+    "image_generation_call": "ig",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+    "custom_tool_call": "ctc",
+    "computer_call": "cu",
+    "local_shell_call": "lsh",
+    "apply_patch_call": "ap",
+    "compaction": "cmp",
+}
+"""Prefixes of item ids by type, as the adapters have them."""
+
+
+def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
+    """An item as it is kept and shown: with id, type and status, its text as content parts."""
+    item = {"type": "message", "status": "completed", **entry}
+    if not isinstance(entry.get("id"), str) or not entry["id"]:
+        item["id"] = new_item_id(_ITEM_PREFIXES.get(str(item["type"]), "itm"), near)
+    if item["type"] == "message" and isinstance(item.get("content"), str):
+        kind = "output_text" if item.get("role") == "assistant" else "input_text"
+        item["content"] = [{"type": kind, "text": item["content"]}]
+    return item

@@ -20,6 +20,7 @@ from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
+from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -133,7 +134,7 @@ def _a2a_routes(base: str, a2a: A2A) -> list[BaseRoute]:
     ]
 
 
-def callback_routes(storage: Storage, state: StateStores) -> list[BaseRoute]:
+def callback_routes(storage: Storage, state: StateStores, conversation_items: ConversationItems) -> list[BaseRoute]:
     """What sandboxes reach over https, with their own token."""
     return [
         call("POST", PROJECT + "/storage/responses", storage.create),
@@ -143,6 +144,14 @@ def callback_routes(storage: Storage, state: StateStores) -> list[BaseRoute]:
         call("GET", PROJECT + "/storage/responses/{response}/input_items", storage.input_items),
         call("GET", PROJECT + "/storage/history/item_ids", storage.history),
         call("POST", PROJECT + "/storage/items/batch/retrieve", storage.items),
+        *(
+            route
+            for base in (PROJECT + "/openai", PROJECT + "/openai/v1")
+            for route in (
+                call("GET", base + "/conversations/{conversation}/items", conversation_items.list),
+                call("POST", base + "/conversations/{conversation}/items", conversation_items.create),
+            )
+        ),
         call("POST", STATE_STORES, state.create),
         call("GET", STATE_STORES + "/{store}", state.get),
         call("PATCH", STATE_STORES + "/{store}", state.update),
@@ -178,9 +187,17 @@ def raw(method: str, path: str, handler: Any, needs: Role | None = None) -> Need
     return Needing(path, _Raw(handler, needs), method, needs)
 
 
-def socket(path: str, handler: Any, needs: Role) -> BaseRoute:
+class NeedingSocket(WebSocketRoute):
+    """A route of WebSockets that can say which role it needs."""
+
+    def __init__(self, path: str, endpoint: Any, needs: Role) -> None:
+        super().__init__(path, endpoint)
+        self.needs = needs
+
+
+def socket(path: str, handler: Any, needs: Role) -> NeedingSocket:
     """A handler of WebSockets, which speaks ASGI itself."""
-    return WebSocketRoute(path, _Raw(handler, needs))
+    return NeedingSocket(path, _Raw(handler, needs), needs)
 
 
 def _checked(
@@ -238,6 +255,7 @@ _LATER = frozenset(
         "agent_insight_monitors",
         "agent_optimization_jobs",
         "agents",
+        "checkpoints",
         "connections",
         "data_generation_jobs",
         "datasets",
@@ -249,6 +267,7 @@ _LATER = frozenset(
         "evaluators",
         "indexes",
         "insights",
+        "mcp_tools",
         "memory_stores",
         "models",
         "redTeams",

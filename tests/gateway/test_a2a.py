@@ -482,9 +482,7 @@ async def test_statuses_become_states(tmp_path: Path, status: str, error: Mappin
     [
         (Reply(400, {}, b'{"error": {"message": "No such model."}}'), -32602, "No such model."),
         (Reply(500, {}, b"oops"), -32603, "status 500"),
-        (Reply(200, {}, b'{"id": 5, "output": []}'), -32006, "not a response"),
         (Reply(200, {}, b"[]"), -32006, "not a response"),
-        (Reply(200, {}, b'{"code": "server_error", "message": "old adapter"}'), -32006, "not a response"),
     ],
 )
 async def test_agents_that_fail(tmp_path: Path, reply: Reply, number: int, says: str) -> None:
@@ -498,6 +496,16 @@ async def test_agents_that_fail(tmp_path: Path, reply: Reply, number: int, says:
             error = (answer.json() if method == "message/send" else told(answer)[0])["error"]
             assert error["code"] == number
             assert says in error["message"]
+
+
+async def test_a_bare_error_of_an_old_adapter_fails_the_task(tmp_path: Path) -> None:
+    """It is answered with status 200 and no response; the task says what it says."""
+    bare = Reply(200, {}, b'{"code": "server_error", "message": "old adapter"}')
+    async with open_platform(tmp_path, answering(bare)) as platform:
+        await offered(platform)
+        task = await sent(platform)
+        assert task["status"]["state"] == "failed"
+        assert task["status"]["message"]["parts"][0]["text"] == "old adapter"
 
 
 # Streams

@@ -54,6 +54,7 @@ class Operation:
             yield _PARAMETER.sub("x", path.replace("{project}", "demo"))
 
 
+_PROJECT = "/api/projects/{project}"
 _STORAGE = "/api/projects/{project}/storage"
 _TASKS = "/api/projects/{project}/tasks"
 
@@ -85,6 +86,14 @@ CALLBACKS = (
     Operation("tasks.get", f"GET {_TASKS}/{{task}}", "Get a task"),
     Operation("tasks.update", f"PATCH {_TASKS}/{{task}}", "Change a task, or keep its lease"),
     Operation("tasks.delete", f"DELETE {_TASKS}/{{task}}", "Delete a task"),
+    Operation(
+        "conversation_callbacks.list",
+        f"GET {_PROJECT}/openai/conversations/{{conversation}}/items",
+        "Read a conversation",
+    ),
+    Operation(
+        "conversation_callbacks.add", f"POST {_PROJECT}/openai/conversations/{{conversation}}/items", "Add to one"
+    ),
     Operation("sign_in.token", "GET /msi/token", "Get a token, as from a managed identity (plain http)"),
 )
 

@@ -8,7 +8,7 @@ or reads every field of it (test_fields.py); what a served field does is shown b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -23,7 +23,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`since` is the first SDK generation that has it, `until` the last; `sample` is a value to send."""
+    """`since` is the first SDK generation that has it, `until` the last; `sample` is a value to send.
+
+    `beside` are other members of the same object, without which the field would be refused.
+    """
 
     name: str
     state: State
@@ -31,6 +34,7 @@ class Field:
     since: str = "2.0.0b3"
     until: str = ""
     sample: Any = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -44,8 +48,8 @@ class Field:
     def sent(self) -> dict[str, Any]:
         """An object that holds the sample where the field belongs."""
         value: Any = self.sample
-        for name in reversed(self.path):
-            value = {name: value}
+        for depth, name in enumerate(reversed(self.path)):
+            value = {name: value, **(self.beside if depth == 0 else {})}
         assert isinstance(value, dict)
         return value
 
@@ -57,6 +61,7 @@ _TELEMETRY = {
 }
 _MODERATION = {"input_content_type": "json", "output_content_type": "text", "response_mode": "both"}
 _SKILL = {"id": "s", "name": "Speak", "description": "says it", "tags": ["t"], "examples": ["e"]}
+_BESIDE = {"stream_options": {"stream": True}}
 _RULES = [{"type": "FixedRatio", "agent_version": "1", "traffic_percentage": 100}]
 
 DEFINITION = (
@@ -101,6 +106,7 @@ DEFINITION = (
         "content safety of invocations; nothing is moderated",
         since="2.3.0",
         sample=_MODERATION,
+        beside={"rai_policy_name": "/policies/p"},
     ),
     Field("definition.telemetry_config", K, "where telemetry goes; none is sent", since="2.1.0", sample=_TELEMETRY),
     Field("definition.code_configuration.runtime", S, "the Python that runs the code", since="2.1.0"),
@@ -184,7 +190,7 @@ ENDPOINT = (
         K,
         "protocols of the endpoint",
         since="2.3.0",
-        sample={"responses": {}, "activity": {"enable_m365_public_endpoint": True}},
+        sample={"responses": {}, "invocations": {}, "activity": {"enable_m365_public_endpoint": True}},
     ),
     Field("agent_endpoint.protocols", K, "the same in older words", since="2.1.0", until="2.2.0", sample=["responses"]),
     Field(
@@ -197,9 +203,9 @@ ENDPOINT = (
 )
 
 CARD = (
-    Field("agent_card.version", K, "the card's version", since="2.1.0", sample="1.0"),
-    Field("agent_card.description", K, "for callers", since="2.1.0", sample="says it"),
-    Field("agent_card.skills", K, "what the agent can do", since="2.1.0", sample=[_SKILL]),
+    Field("agent_card.version", S, "the card's version", since="2.1.0", sample="1.0"),
+    Field("agent_card.description", S, "for callers", since="2.1.0", sample="says it"),
+    Field("agent_card.skills", S, "what the agent can do", since="2.1.0", sample=[_SKILL]),
 )
 
 REQUEST = (
@@ -213,7 +219,7 @@ REQUEST = (
     Field("response.store", S, "keep it; true if left out"),
     Field("response.background", S, "answer at once and go on"),
     *(
-        Field(f"response.{name}", P, "for the agent", sample=sample)
+        Field(f"response.{name}", P, "for the agent", sample=sample, beside=_BESIDE.get(name, {}))
         for name, sample in {
             "model": "m",
             "instructions": "be brief",

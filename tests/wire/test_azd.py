@@ -136,7 +136,7 @@ def test_a_failed_version_is_final(rest: httpx.Client, name: str) -> None:
     assert failed["error"]["message"]
 
 
-@pytest.mark.operation("agents.create", "agents.update", "agents.create_version_from_code", "agents.download_code")
+@pytest.mark.operation("agents.create", "agents.update", "agents.create_version", "agents.download_code")
 def test_code_is_created_updated_and_downloaded(rest: httpx.Client, coded: str) -> None:
     """The name in `x-ms-agent-name`, then `POST /agents/{name}`; the same code again is no new version."""
     upload = described(code_zip(FOLDER, "invocations", name=coded), "second")

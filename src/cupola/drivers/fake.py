@@ -85,9 +85,9 @@ class Behaviour:
 
     `fails` is raised in the step that its phase names: validate, pull and build by `prepare`, create and
     start by `start`. `hangs` waits for `released` (for ever, without one). `readiness` is the status of
-    `GET /readiness`, None to never answer. `exit_code` ends the sandbox as soon as it has started,
-    `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked; a `local_only`
-    sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
+    `GET /readiness`, None to never answer, and `ready` what comes with it. `exit_code` ends the sandbox as soon as it
+    has started, `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked;
+    a `local_only` sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
     SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other.
     """
 
@@ -95,6 +95,7 @@ class Behaviour:
     hangs: Moment | None = None
     released: asyncio.Event | None = None
     readiness: int | None = 200
+    ready: Reply = Reply(200, {"content-type": "application/json"}, b"{}")
     exit_code: int | None = None
     out_of_memory: bool = False
     wrong_port: bool = False
@@ -249,7 +250,7 @@ class FakeSandbox:
         if request.path.partition("?")[0] == "/readiness":
             if self.readiness is None:
                 await asyncio.Event().wait()
-            reply = Reply(self.readiness or 500, {"content-type": "application/json"}, b"{}")
+            reply = replace(self.behaviour.ready, status=self.readiness or 500)
         else:
             reply = await self.behaviour.handler(self, request)
         await write_reply(writer, reply)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.conversations import CONTAINER_ID, StoredResponse, for_client
-from cupola.gateway.asking import stored_item
+from cupola.conversations import CONTAINER_ID, StoredResponse, for_client, stored_item
 
 _NEVER_NULL = ("object", "created_at", "model", "output", "parallel_tool_calls", "tool_choice", "tools")
 _ECHOED = frozenset(

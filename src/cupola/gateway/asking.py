@@ -10,30 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cupola.conversations import metadata_fault
+from cupola.conversations import metadata_fault, stored_item
 from cupola.errors import BadRequest, NotServed
-from cupola.ids import new_item_id
-
-_ITEM_PREFIXES = {
-    "message": "msg",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "reasoning": "rs",
-    "file_search_call": "fs",
-    "web_search_call": "ws",
-    "code_interpreter_call": "ci",
-    "image_generation_call": "ig",
-    "mcp_call": "mcp",
-    "mcp_list_tools": "mcpl",
-    "mcp_approval_request": "mcpr",
-    "mcp_approval_response": "mcpa",
-    "custom_tool_call": "ctc",
-    "computer_call": "cu",
-    "local_shell_call": "lsh",
-    "apply_patch_call": "ap",
-    "compaction": "cmp",
-}
-"""Prefixes of item ids by type, as the adapters have them."""
 
 ITEM_REFERENCE = "item_reference"
 """Type of an input item that only names one that is stored."""
@@ -167,14 +145,3 @@ def input_items_of(value: object, near: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, list):
         return ()
     return [stored_item(entry, near) for entry in value if isinstance(entry, dict)]
-
-
-def stored_item(entry: Mapping[str, Any], near: str) -> dict[str, Any]:
-    """An item as it is kept and shown: with id, type and status, its text as content parts."""
-    item = {"type": "message", "status": "completed", **entry}
-    if not isinstance(entry.get("id"), str) or not entry["id"]:
-        item["id"] = new_item_id(_ITEM_PREFIXES.get(str(item["type"]), "itm"), near)
-    if item["type"] == "message" and isinstance(item.get("content"), str):
-        kind = "output_text" if item.get("role") == "assistant" else "input_text"
-        item["content"] = [{"type": kind, "text": item["content"]}]
-    return item

@@ -105,7 +105,7 @@ class Carrier:
         It is no activity of the session. Raises SandboxLost, also when no answer comes within `timeout` seconds.
         """
         call_id = self._call_ids(Call(user, live.row.agent, live.row.session_id))
-        headers = headers_for((), live.version.definition, "responses", user, call_id)
+        headers = headers_for((), live, "responses", user, call_id)
         try:
             async with asyncio.timeout(timeout):
                 reply = await self._upstream.request(live.address, method, target, headers, b"")
@@ -131,7 +131,7 @@ class Carrier:
     def headers(self, scope: Scope, live: LiveSandbox, caller: Caller, protocol: str) -> list[Header]:
         """What a container is told beside the body: see `dialects.headers_for`."""
         call_id = self._call_ids(Call(caller.user, live.row.agent, live.row.session_id))
-        return headers_for(scope["headers"], live.version.definition, protocol, caller.user, call_id)
+        return headers_for(scope["headers"], live, protocol, caller.user, call_id)
 
 
 def _log_failure(live: LiveSandbox, status: int, headers: Sequence[Header]) -> None:

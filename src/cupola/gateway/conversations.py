@@ -10,9 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.conversations import Conversation, for_client, metadata_fault
+from cupola.conversations import Conversation, for_client, metadata_fault, stored_item
 from cupola.errors import BadRequest, NotFound
-from cupola.gateway.asking import ITEM_REFERENCE, stored_item
+from cupola.gateway.asking import ITEM_REFERENCE
 from cupola.ids import new_conversation_id
 from cupola.store import Store
 from cupola.store import conversations as rows

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
+from cupola.sandboxes.generation import Generation
 from cupola.sessions import Activity, Sandbox, Session
 
 SessionKey = tuple[str, str, str]
@@ -19,7 +20,10 @@ SessionKey = tuple[str, str, str]
 
 @dataclass(slots=True, eq=False)
 class LiveSandbox:
-    """A ready sandbox. `session` is None while it is warm. Mutable: it counts what is open."""
+    """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
+
+    Mutable: it counts what is open.
+    """
 
     row: Sandbox
     handle: Handle
@@ -31,6 +35,7 @@ class LiveSandbox:
     open_requests: int = 0
     background: set[str] = field(default_factory=set)
     stopping: bool = False
+    generation: Generation | None = None
 
     def opened(self, now: float) -> None:
         self.open_requests += 1

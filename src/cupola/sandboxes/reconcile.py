@@ -20,6 +20,7 @@ from cupola.drivers.base import LABEL_SANDBOX, Handle, ImageSource, Life, Step
 from cupola.errors import CupolaError
 from cupola.ids import new_session_id
 from cupola.sandboxes import evidence
+from cupola.sandboxes.generation import learn_generation
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.probe import probe_once
@@ -218,6 +219,7 @@ async def _adopt(store: Store, row: Sandbox, place: Place, now: float) -> LiveSa
         version=version,
         last=now,
         session=session,
+        generation=await learn_generation(handle.address),
     )
 
 

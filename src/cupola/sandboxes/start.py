@@ -23,6 +23,7 @@ from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
+from cupola.sandboxes.generation import learn_generation
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
@@ -118,6 +119,8 @@ class Starter:
                         await on_phase(phase)
             assert handle is not None
             await self._probe(handle, version, place)
+            assert handle.address is not None
+            generation = await learn_generation(handle.address)
         except CouldNotStart:
             await self.undo(row, place.driver)
             raise
@@ -129,7 +132,6 @@ class Starter:
             # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
             await asyncio.shield(self.undo(row, place.driver))
             raise
-        assert handle.address is not None
         row = replace(row, observed=Observed.READY)
         self._store.write_later(lambda conn: rows.put_sandbox(conn, row))
         return LiveSandbox(
@@ -140,6 +142,7 @@ class Starter:
             version=version,
             last=self._clock(),
             session=session,
+            generation=generation,
         )
 
     async def _save(self, row: Sandbox) -> None:
