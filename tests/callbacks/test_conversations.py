@@ -29,6 +29,7 @@ def texts(items: Any) -> list[str]:
     return ["".join(part["text"] for part in item["content"]) for item in items]
 
 
+@pytest.mark.operation("talk.list", "talk.add", "talk.list.v1", "talk.add.v1")
 @pytest.mark.parametrize("base", ["openai", "openai/v1"])
 async def test_what_is_written_is_read_by_both_sides(platform: PlatformUnderTest, base: str) -> None:
     """The container appends, the client sees it; the newest comes first unless asked otherwise, page by page."""

@@ -107,6 +107,7 @@ def answering(reply: Reply) -> Behaviour:
 # The card
 
 
+@pytest.mark.operation("a2a.card_well_known")
 @pytest.mark.parametrize("path", ["agentCard/v0.3", ".well-known/agent-card.json"])
 async def test_the_card_says_where_and_what_the_agent_is(a2a: PlatformUnderTest, path: str) -> None:
     """What the operator wrote, and the address by which the caller came."""

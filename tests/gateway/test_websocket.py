@@ -391,6 +391,7 @@ async def test_an_agent_that_is_not_there(tmp_path: Path) -> None:
         assert (await refusal(net, path=PATH.replace("/a1/", "/a2/")))[0] == 404
 
 
+@pytest.mark.operation("invocations_ws.explain")
 async def test_plain_requests_are_told_what_to_do(tmp_path: Path) -> None:
     """GET without an upgrade is a 400 that names wss."""
     async with listening(tmp_path, Agent(repeat)) as net:

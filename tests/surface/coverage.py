@@ -86,13 +86,19 @@ CALLBACKS = (
     Operation("tasks.get", f"GET {_TASKS}/{{task}}", "Get a task"),
     Operation("tasks.update", f"PATCH {_TASKS}/{{task}}", "Change a task, or keep its lease"),
     Operation("tasks.delete", f"DELETE {_TASKS}/{{task}}", "Delete a task"),
-    Operation(
-        "conversation_callbacks.list",
-        f"GET {_PROJECT}/openai/conversations/{{conversation}}/items",
-        "Read a conversation",
-    ),
-    Operation(
-        "conversation_callbacks.add", f"POST {_PROJECT}/openai/conversations/{{conversation}}/items", "Add to one"
+    *(
+        operation
+        for base, name in ((f"{_PROJECT}/openai", ""), (f"{_PROJECT}/openai/v1", ".v1"))
+        for operation in (
+            Operation(
+                f"talk.list{name}",
+                f"GET {base}/conversations/{{conversation}}/items",
+                "Read what was said (old adapters)",
+            ),
+            Operation(
+                f"talk.add{name}", f"POST {base}/conversations/{{conversation}}/items", "Add to it (old adapters)"
+            ),
+        )
     ),
     Operation("sign_in.token", "GET /msi/token", "Get a token, as from a managed identity (plain http)"),
 )

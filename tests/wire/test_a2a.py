@@ -46,7 +46,9 @@ def base_of(platform: Platform, agent: str) -> str:
     return f"{platform.endpoint}/agents/{agent}/endpoint/protocols/a2a"
 
 
-@pytest.mark.operation("a2a.card", "a2a.send", "a2a.stream", "a2a.get_task", "a2a.cancel_task")
+@pytest.mark.operation(
+    "a2a.card", "a2a.send", "a2a.stream", "a2a.get_task", "a2a.cancel_task", "a2a.rpc", "a2a.card_1_0"
+)
 @pytest.mark.parametrize(
     ("generation", "card", "transport"),
     [

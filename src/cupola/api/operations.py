@@ -246,7 +246,7 @@ OPERATIONS: Mapping[str, Operation] = {
         "invocations.docs", "Get the agent's own description of its invocations", query=_SESSION, reply=ANYTHING
     ),
     f"GET {_PROTOCOLS}/invocations_ws": Operation(
-        "invocations_ws.connect",
+        "invocations_ws.explain",
         "Talk to an agent over a WebSocket (wss://, with an upgrade; without one this is refused)",
         success=(101,),
         query=_SESSION,
