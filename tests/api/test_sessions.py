@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cupola.errors import StartFailed
+from cupola.identity import Role
 from cupola.sessions import LIFETIME
 from tests.support.agents import ECHO
 from tests.support.platform import PROJECT, Answer, PlatformUnderTest
@@ -106,6 +107,21 @@ async def test_lists_in_pages(platform: PlatformUnderTest) -> None:
         assert (rest["has_more"], rest["last_id"]) == (False, None)
     ascending = (await platform.call("GET", f"{SESSIONS}?order=asc")).json()
     assert [entry["agent_session_id"] for entry in ascending["data"]] == ids
+
+
+async def test_users_see_their_own(platform: PlatformUnderTest) -> None:
+    """Another user's session is neither listed nor to be had; an operator sees all."""
+    ann, bob = platform.caller("ann", Role.USER), platform.caller("bob", Role.USER)
+    session_id = (await ann("POST", SESSIONS, {})).json()["agent_session_id"]
+    assert [entry["agent_session_id"] for entry in (await ann("GET", SESSIONS)).json()["data"]] == [session_id]
+    assert (await bob("GET", SESSIONS)).json()["data"] == []
+    for method, path in (("GET", ""), ("POST", ":stop"), ("DELETE", "")):
+        refused = await bob(method, f"{SESSIONS}/{session_id}{path}")
+        assert (refused.status, refused.error["code"]) == (403, "session_not_accessible")
+    assert (await got(platform, session_id))["status"] == "active"
+    assert [entry["agent_session_id"] for entry in (await platform.call("GET", SESSIONS)).json()["data"]] == [
+        session_id
+    ]
 
 
 @pytest.mark.parametrize(

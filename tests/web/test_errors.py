@@ -241,3 +241,10 @@ async def test_a_failure_in_an_open_websocket(error: Exception) -> None:
     accepted, closed = await refused(ErrorEdge(app), {"websocket.http.response": {}})
     assert dict(accepted["headers"])[b"x-request-id"]
     assert (closed["type"], closed["code"]) == ("websocket.close", 1011)
+
+
+async def test_a_wrong_method_is_told_all_right_ones(platform: PlatformUnderTest) -> None:
+    """Not only those of the first route that has the address."""
+    answer = await platform.call("PUT", f"{PROJECT}/agents")
+    assert (answer.status, answer.error["code"]) == (405, "UnsupportedAction")
+    assert answer.error["message"].endswith("this address takes GET, HEAD, POST.")

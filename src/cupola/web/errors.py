@@ -16,6 +16,7 @@ import orjson
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupola import errors
@@ -184,11 +185,18 @@ def _of_framework(error: HTTPException, scope: Scope) -> errors.CupolaError:
     if error.status_code == 405:
         wrapped = MethodNotAllowed(
             f"The requested action '{scope['method']} {scope['path']}' is not supported: "
-            f"this address takes {(error.headers or {}).get('Allow', 'other methods')}.",
+            f"this address takes {_methods_at(scope) or 'other methods'}.",
             code="UnsupportedAction",
         )
         return wrapped
     return errors.BadRequest(str(error.detail))
+
+
+def _methods_at(scope: Scope) -> str:
+    """The methods that the address takes; the framework knows only those of the first route that has it."""
+    known = scope["router"].routes if "router" in scope else ()
+    fitting = [route for route in known if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL]
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
 class MethodNotAllowed(errors.CupolaError):
