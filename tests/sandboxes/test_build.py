@@ -366,3 +366,12 @@ def test_the_faulty_line_is_the_last_error() -> None:
     """pip's last error line is quoted; without one, its last words."""
     assert fault(["Collecting x", "ERROR: no x", "ERROR: No matching distribution", ""]).endswith("distribution")
     assert fault(["Collecting x", "killed", ""]) == "killed"
+
+
+def test_a_zip_whose_files_begin_before_it_is_damaged() -> None:
+    """The end of the zip says that the list of files stands further behind than it does."""
+    package = bytearray(zipped({"main.py": "print(1)"}))
+    where = package.rindex(b"PK\5\6") + 16
+    package[where : where + 4] = (int.from_bytes(package[where : where + 4], "little") + 1000).to_bytes(4, "little")
+    with pytest.raises(BadRequest, match=r"damaged|not a zip"):
+        inspect_zip(bytes(package))

@@ -136,6 +136,8 @@ def _refuse_bombs(size: int, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _refuse_entry(entry: zipfile.ZipInfo) -> None:
+    if entry.header_offset < 0:
+        raise _refused(f"The zip is damaged: it says that {brief(entry.filename)} begins in front of it.")
     name = entry.orig_filename
     parts = name.replace("\\", "/").split("/")
     if "\\" in name or "\0" in name or not name:
