@@ -256,8 +256,8 @@ async def update_agent(bench: Bench) -> str:
 
 @operation("agents.update_details: weights of versions", fields="agent_endpoint.version_selector")
 async def weigh(bench: Bench) -> str:
-    name = await bench.agent(2)
-    rules = [weight("1", 90), weight("2", 10)]
+    name = await bench.answering()  # only versions that have become active may get traffic
+    rules = [weight("1", 90), weight("@latest", 10)]
     await bench.control.update_details(name, {"agent_endpoint": selector(rules)})
     found = (await bench.control.get(name))["agent_endpoint"]["version_selector"]["version_selection_rules"]
     same("rules", [dict(rule) for rule in found], rules)
@@ -303,11 +303,11 @@ async def set_card(bench: Bench) -> str:
     )
     same("skills", [dict(found) for found in agent["agent_card"]["skills"]], [skill])
     changed = await bench.control.update_details(
-        name, {"agent_card": None, "agent_endpoint": selector([weight("1", 100)])}
+        name, {"agent_card": None, "agent_endpoint": selector([weight("@latest", 100)])}
     )
     same("card after null", changed["agent_card"], None)
     rules = (await bench.control.get(name))["agent_endpoint"]["version_selector"]["version_selection_rules"]
-    same("rules beside the null", [dict(rule) for rule in rules], [weight("1", 100)])
+    same("rules beside the null", [dict(rule) for rule in rules], [weight("@latest", 100)])
     return "card with a skill; null removes it (merge patch) while another member is set"
 
 
