@@ -56,7 +56,8 @@ class Session:
     """One session of one agent, bound to one version for life. Times are unix seconds.
 
     `home` names its lasting files; a session that adopts a warm sandbox takes over that sandbox's home.
-    `caller` is the isolation key of who made it.
+    `caller` is the isolation key of who made it. `used_seconds` is how long its earlier sandboxes have run in all,
+    `used_cpu_seconds` how much of the processors they have used.
     """
 
     project: str
@@ -72,6 +73,8 @@ class Session:
     desired: Desired = Desired.RUNNING
     observed: Observed = Observed.NONE
     failure: Failure | None = None
+    used_seconds: float = 0.0
+    used_cpu_seconds: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from cupola.errors import SetupError
 from cupola.store import sqlite
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/versions/`; a test compares them."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

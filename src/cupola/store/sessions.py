@@ -74,6 +74,8 @@ def put_session(conn: Connection, session: Session) -> None:
         "desired": session.desired.value,
         "observed": session.observed.value,
         "failure": None if session.failure is None else session.failure.to_json(),
+        "used_seconds": session.used_seconds,
+        "used_cpu_seconds": session.used_cpu_seconds,
     }
     upsert(conn, sessions, row, _KEYS)
 
@@ -146,4 +148,6 @@ def _session(row: Row[Any]) -> Session:
         desired=Desired(row.desired),
         observed=Observed(row.observed),
         failure=None if row.failure is None else Failure.from_json(row.failure),
+        used_seconds=row.used_seconds,
+        used_cpu_seconds=row.used_cpu_seconds,
     )
