@@ -185,7 +185,7 @@ class OpenFile(Protocol):
     tag: str
 
     def read(self, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to `end`, neither beyond the size of `entry`, in pieces.
+        """The bytes from `start` up to `end`, neither beyond the size of `entry`, in pieces. To be called once.
 
         Raises `Conflict` when the file was cut short meanwhile.
         """
@@ -289,14 +289,11 @@ class Driver(Protocol):
         ...
 
     async def make_home(self, home: str, image: ImageSource | None) -> None:
-        """Makes a lasting home as the first start of a sandbox of `image` would. One that is there is done.
-
-        `image` is None for code.
-        """
+        """Makes a lasting home as the first start of `image` (None: of code) would. One that is there is done."""
         ...
 
-    async def home_files(self, home: str) -> HomeFiles | None:
-        """The files of a home; None when there is no such home (yet)."""
+    async def home_files(self, home: str, image: ImageSource | None) -> HomeFiles | None:
+        """The files of a home; None when there is no such home (yet). `image` is what runs in it, None for code."""
         ...
 
     async def delete_home(self, home: str) -> None:

@@ -54,8 +54,8 @@ from cupola.drivers.docker_container import (
     explain_start,
     has_unprivileged_user,
     home_name,
-    home_volume,
     inspected_address,
+    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -132,10 +132,12 @@ class DockerDriver:
         traits: EngineTraits | None = None,
         config: Path | None = None,
         addresses: Callable[[], Collection[str]] = local_addresses,
+        reaching_volumes: bool = True,
     ) -> None:
         """`config` is the directory of the user's Docker configuration, for credentials of registries.
 
-        `traits` are asked of the engine when they are not given.
+        `traits` are asked of the engine when they are not given. Without `reaching_volumes`, files of homes are read
+        and written by the engine even where this process could do it.
         """
         self._client = client
         self._installation = installation
@@ -147,7 +149,7 @@ class DockerDriver:
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
-        self._homes = DockerHomes(client, installation)
+        self._homes = DockerHomes(client, installation, reaching=reaching_volumes)
 
     @property
     def about(self) -> str:
@@ -249,8 +251,8 @@ class DockerDriver:
     async def make_home(self, home: str, image: ImageSource | None) -> None:
         await self._homes.make(home, image, (await self._find_place()).traits)
 
-    async def home_files(self, home: str) -> HomeFiles | None:
-        return await self._homes.files(home, (await self._find_place()).traits)
+    async def home_files(self, home: str, image: ImageSource | None) -> HomeFiles | None:
+        return await self._homes.files(home, image, (await self._find_place()).traits)
 
     async def delete_home(self, home: str) -> None:
         name = home_name(self._installation, home)
@@ -331,7 +333,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(home_volume(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._client.volumes.create(labelled_home(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:

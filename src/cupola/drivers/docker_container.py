@@ -137,7 +137,7 @@ def home_mount(home: str, installation: str) -> dict[str, Any]:
     }
 
 
-def home_volume(home: str, installation: str) -> dict[str, Any]:
+def labelled_home(home: str, installation: str) -> dict[str, Any]:
     """The body of `POST /volumes/create` for a home; one that exists stays as it is."""
     return {"Name": home_name(installation, home), "Labels": {LABEL_INSTALLATION: installation}}
 

@@ -405,7 +405,7 @@ class FakeDriver:
     async def make_home(self, home: str, image: ImageSource | None) -> None:
         self.place.homes.setdefault(home, {})
 
-    async def home_files(self, home: str) -> FakeFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> FakeFiles | None:
         files = self.place.homes.get(home)
         return None if files is None else FakeFiles(files, lambda: self.place.full)
 

@@ -166,7 +166,7 @@ class ProcessDriver:
         await self.surroundings()  # which makes the directories
         await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
 
-    async def home_files(self, home: str) -> HostFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> HostFiles | None:
         directory = self._files.home(home)
         if not await asyncio.to_thread(directory.is_dir):
             return None
