@@ -55,11 +55,14 @@ from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
+from cupola.sandboxes.kept import KeptOutput
+from cupola.sandboxes.lives import Lives
 from cupola.sandboxes.lost import LostResponses
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
+from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
 from cupola.settings import Settings
 from cupola.store import Store
@@ -107,6 +110,11 @@ class Platform:
         self._store = store
         self._clock = clock
         self._azure_limits = settings.azure_limits
+        kept = KeptOutput(layout.output, settings.output_bytes)
+        self.lives = Lives(store, kept, secret=tokens.sandbox_secret, clock=clock)
+        self.retention = Retention(
+            store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
+        )
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -114,6 +122,7 @@ class Platform:
             identity_header=tokens.sandbox_secret,
             ready_timeout=settings.ready_timeout,
             stop_grace=settings.stop_grace,
+            witness=self.lives,
             clock=clock,
         )
         self.places = Places(
@@ -159,7 +168,14 @@ class Platform:
         )
         responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
         return routes.Handlers(
-            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
+            agents=Agents(
+                self._store,
+                versions,
+                self.versions,
+                self._resolver.set_enabled,
+                self._users.set_endpoint,
+                self.lives.forget_agent,
+            ),
             versions=versions,
             sessions=self._sessions,
             responses=responses,
@@ -195,6 +211,7 @@ class Platform:
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.break_off()
+        await self.lives.aclose()
         await self._close_connections()
 
     async def aclose(self) -> None:
@@ -204,6 +221,7 @@ class Platform:
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
+        await self.lives.aclose()
         await self._close_connections()
 
     async def _close_connections(self) -> None:
@@ -285,7 +303,12 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
+        for loop in (
+            platform.reaper.run(),
+            platform.orphans.run(),
+            platform.state_expiry.run(),
+            platform.retention.run(),
+        ):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(

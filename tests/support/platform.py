@@ -151,6 +151,10 @@ class MortalDriver(FakeDriver):
             raise DriverUnavailable("The engine does not answer.")
         return await super().poll(handle)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        self._die_if_killed()
+        await super().end(handle, grace)
+
     async def stop(self, handle: Handle, grace: float) -> None:
         self._die_if_killed()
         await super().stop(handle, grace)
@@ -291,10 +295,11 @@ async def open_platform(
     tmp_path: Path, behaviour: Choice, *, sockets: Limits | None = None, **settings: Any
 ) -> AsyncGenerator[PlatformUnderTest]:
     """A platform with its state in `tmp_path`; everything is closed at the end."""
-    place = FakePlace(behaviour)
+    clock = Clock()
+    place = FakePlace(behaviour, clock)
     chosen = Settings(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", stop_grace=1, **settings)
     with Installation.open(chosen.state_dir) as installation:
-        under_test = PlatformUnderTest(installation, chosen, place, Clock(), sockets)
+        under_test = PlatformUnderTest(installation, chosen, place, clock, sockets)
         await under_test.open()
         try:
             yield under_test

@@ -123,6 +123,11 @@ def runs_of_no_agent(conn: Connection) -> list[Run]:
     return [_run(row) for row in conn.execute(_OF_NO_AGENT)]
 
 
+def known_runs(conn: Connection, sandboxes: Collection[str]) -> set[str]:
+    """Which of these sandboxes have a run."""
+    return {id for id in sandboxes if conn.execute(_GET, {"p_sandbox": id}).first() is not None}
+
+
 def delete_runs(conn: Connection, sandboxes: Collection[str]) -> None:
     if sandboxes:
         conn.execute(_DELETE, [{"p_sandbox": sandbox} for sandbox in sandboxes])
