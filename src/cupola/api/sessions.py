@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import LATEST, Agent, AgentVersion
+from cupola.agents import LATEST, Agent, AgentVersion, no_agent
 from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.ready import Sandboxes, check_owner
+from cupola.secrecy import brief
 from cupola.sessions import Desired, Session, check_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -144,14 +145,14 @@ class Sessions:
         project, name = request.path_params["project"], request.path_params["agent"]
         agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, name))
         if agent is None:
-            raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
+            raise no_agent(project, name)
         return agent
 
     async def _session(self, request: Request) -> Session:
         agent, caller, wanted = await self._agent(request), _caller(request), request.path_params["session"]
         session = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
         if session is None or session.desired is Desired.DELETED:
-            raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
+            raise NotFound(f"Agent '{agent.name}' has no session {brief(wanted)}.", param="agent_session_id")
         if not caller.role.covers(Role.OPERATOR):
             check_owner(session, caller.user)
         return session
@@ -187,12 +188,12 @@ def _read_new(new: NewSession) -> NewSession:
         return new
     if indicator.type != "version_ref":
         raise BadRequest(
-            f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
+            f"'version_indicator.type' is {brief(indicator.type)}; it must be 'version_ref'.",
             param="version_indicator.type",
         )
     if indicator.agent_version == LATEST or indicator.agent_version.startswith("@"):
         raise BadRequest(
-            f"'version_indicator.agent_version' is '{indicator.agent_version[:80]}'; aliases are not accepted here. "
+            f"'version_indicator.agent_version' is {brief(indicator.agent_version)}; aliases are not accepted here. "
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )

@@ -17,12 +17,15 @@ listens on this machine, other sandboxes included. Images cannot run here at all
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import secrets
 import signal
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -61,6 +64,9 @@ TICK = 0.01
 
 LOOKS_AT_OUTPUT = (0.05, 1.0)
 """Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
+
+PORTS = range(20_000, 32_768)
+"""Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
 
 KILL_PATIENCE = 10.0
 """Seconds that the kernel gets to remove killed processes; more only passes when a disk hangs."""
@@ -360,13 +366,26 @@ def _needs_an_engine(source: ImageSource) -> StartFailed:
 
 
 def _free_port(taken: set[int]) -> int:
-    """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken:
+    """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again.
+
+    It lies below those that the kernel gives to whoever asks for any: between this look and the agent's bind, nobody
+    on this machine gets it by chance.
+    """
+    first = secrets.randbelow(len(PORTS))
+    for port in chain(PORTS[first:], PORTS[:first]):
+        if port not in taken and _is_free(port):
             return port
+    raise OSError(errno.EADDRINUSE, f"no TCP port from {PORTS.start} to {PORTS.stop - 1} is free on {HOST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 async def _finished(work: Awaitable[T]) -> T:
