@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.logs import LogLimits, Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
@@ -64,6 +65,7 @@ from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
 from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
+from cupola.sandboxes.transcript import Transcripts
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -105,6 +107,7 @@ class Platform:
         clock: Callable[[], float] = time.time,
         fetch: Fetch = fetch,
         sockets: Limits | None = None,
+        log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
         self._store = store
@@ -112,6 +115,8 @@ class Platform:
         self._azure_limits = settings.azure_limits
         kept = KeptOutput(layout.output, settings.output_bytes)
         self.lives = Lives(store, kept, secret=tokens.sandbox_secret, clock=clock)
+        transcripts = Transcripts(store, kept, self.lives.bell, clock)
+        self._logs = Logs(store, transcripts, log_limits or LogLimits(), clock)
         self.retention = Retention(
             store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
         )
@@ -178,6 +183,7 @@ class Platform:
             ),
             versions=versions,
             sessions=self._sessions,
+            logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
@@ -203,6 +209,7 @@ class Platform:
 
     async def drain(self) -> None:
         """Takes leave of those who would stay connected for ever; while the listeners still carry it."""
+        self.lives.bell.close()
         await self._sockets.drain()
 
     async def break_off(self) -> None:

@@ -74,5 +74,5 @@ class Run:
     failure: Failure | None = None
 
     def part(self, at: float) -> Part:
-        """Which part of the run an instant belongs to."""
-        return Part.SERVE if self.ready_at is not None and at >= self.ready_at else Part.START
+        """Which part of the run an instant belongs to; that of becoming ready ends the start."""
+        return Part.SERVE if self.ready_at is not None and at > self.ready_at else Part.START

@@ -115,9 +115,11 @@ def test_reading_back(tmp_path: Path) -> None:
         text = f"{number} {'y' * (number % 97)}" if number % 50 else "z" * 5000
         written.append(text)
         kept.append("s1", lines(text), str(number))
-    pieces = list(kept.read_back("s1"))
-    assert [line.text for piece in reversed(pieces) for line in piece] == written
+    back = list(kept.read_back("s1"))
+    assert [line.text for _, line in reversed(back)] == written
+    position, line = back[123]
+    assert kept.read("s1", position)[0][0] == line
     kept.append("s2", lines("q" * 200_000), "1")
     kept.append("s2", lines("end"), "2")
-    assert [len(line.text) for piece in reversed(list(kept.read_back("s2"))) for line in piece] == [200_000, 3]
+    assert [len(line.text) for _, line in kept.read_back("s2")] == [3, 200_000]
     assert [len(text) for text in read_all(kept, "s2")[0]] == [200_000, 3]

@@ -32,7 +32,7 @@ def kept_of(platform: PlatformUnderTest) -> KeptOutput:
 
 
 def texts(platform: PlatformUnderTest, sandbox: str) -> list[str]:
-    return [line.text for piece in reversed(list(kept_of(platform).read_back(sandbox))) for line in piece]
+    return [line.text for _, line in kept_of(platform).read_back(sandbox)][::-1]
 
 
 async def runs(platform: PlatformUnderTest, agent: str = "a1") -> list[Run]:

@@ -87,15 +87,12 @@ class KeptOutput:
                 return _parsed(data), position
         return [], position
 
-    def read_back(self, sandbox: str) -> Iterator[list[OutputLine]]:
-        """All that is kept, some lines at a time (each time in their order), from the end to the beginning."""
+    def read_back(self, sandbox: str) -> Iterator[tuple[Position, OutputLine]]:
+        """All lines from the last to the first, each with the position in front of it."""
         for number in reversed(self._segments(sandbox)):
-            yield from _read_back(self._file(sandbox, number))
-
-    def end(self, sandbox: str) -> Position:
-        """The position behind all that is kept now."""
-        numbers = self._segments(sandbox)
-        return Position(numbers[-1], self._size(sandbox, numbers[-1])) if numbers else Position()
+            for offset, data in _lines_back(self._file(sandbox, number)):
+                if (row := _row(data)) is not None:
+                    yield Position(number, offset), _line(row)
 
     def size(self, sandbox: str) -> int:
         """Bytes that are kept of a sandbox."""
@@ -187,30 +184,36 @@ def _whole_line(begun: bytes, rest: bytes) -> bytes:
     return begun + rest if rest.endswith(b"\n") else b""
 
 
-def _read_back(file: Path) -> Iterator[list[OutputLine]]:
+def _lines_back(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file from the last to the first, each with its offset."""
     try:
         stream = file.open("rb")
-    except FileNotFoundError:
+    except FileNotFoundError:  # removed meanwhile
         return
     with stream:
-        end = stream.seek(0, os.SEEK_END)
+        start = stream.seek(0, os.SEEK_END)
         rest = b""
-        while end:
-            start = max(0, end - _PIECE)
+        while start:
+            end, start = start, max(0, start - _PIECE)
             stream.seek(start)
             data = stream.read(end - start) + rest
             cut = data.find(b"\n") + 1 if start else 0
-            if cut < len(data) and (cut or not start):
-                yield _parsed(data[cut:])
-                rest = data[:cut]
-            else:
+            if start and cut in (0, len(data)):
                 rest = data  # a line longer than the piece
-            end = start
+                continue
+            at = start + len(data)
+            for line in reversed(data[cut:].splitlines(keepends=True)):
+                at -= len(line)
+                yield at, line
+            rest = data[:cut]
 
 
 def _parsed(data: bytes) -> list[OutputLine]:
-    rows = (_row(line) for line in data.splitlines())
-    return [OutputLine(row["at"], Stream(row["stream"]), row["text"]) for row in rows if row is not None]
+    return [_line(row) for line in data.splitlines() if (row := _row(line)) is not None]
+
+
+def _line(row: dict[str, Any]) -> OutputLine:
+    return OutputLine(row["at"], Stream(row["stream"]), row["text"])
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._listening: dict[AgentKey, set[asyncio.Event]] = {}
+        self.closed = False
 
     @contextmanager
     def listening(self, agent: AgentKey) -> Iterator[asyncio.Event]:
@@ -51,6 +52,12 @@ class Bell:
     def ring(self, agent: AgentKey) -> None:
         for event in self._listening.get(agent, ()):
             event.set()
+
+    def close(self) -> None:
+        """The platform stops: readers wake, see that nothing will come, and leave."""
+        self.closed = True
+        for agent in self._listening:
+            self.ring(agent)
 
 
 @dataclass(slots=True)

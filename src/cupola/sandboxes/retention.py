@@ -69,8 +69,8 @@ class Retention:
 
     async def _remove_strays(self) -> None:
         names = await asyncio.to_thread(self._kept.sandboxes)
-        known = await self._store.read(lambda conn: rows.known_runs(conn, names))
-        for name in set(names) - known:
+        known = await self._store.read(lambda conn: rows.get_runs(conn, names))
+        for name in set(names) - known.keys():
             await asyncio.to_thread(self._kept.delete, name)
 
     async def _fit(self) -> None:

@@ -69,9 +69,10 @@ def put_run(conn: Connection, run: Run) -> None:
     insert_new(conn, runs, [row])
 
 
-def get_run(conn: Connection, sandbox: str) -> Run | None:
-    row = conn.execute(_GET, {"p_sandbox": sandbox}).first()
-    return None if row is None else _run(row)
+def get_runs(conn: Connection, sandboxes: Collection[str]) -> dict[str, Run]:
+    """The runs of these sandboxes, those that there are."""
+    found = (conn.execute(_GET, {"p_sandbox": sandbox}).first() for sandbox in sandboxes)
+    return {row.sandbox: _run(row) for row in found if row is not None}
 
 
 def run_ready(conn: Connection, sandbox: str, at: float) -> None:
@@ -121,11 +122,6 @@ def ended_runs(conn: Connection, until: float, limit: int) -> list[Run]:
 def runs_of_no_agent(conn: Connection) -> list[Run]:
     """Ended ones whose agent was deleted."""
     return [_run(row) for row in conn.execute(_OF_NO_AGENT)]
-
-
-def known_runs(conn: Connection, sandboxes: Collection[str]) -> set[str]:
-    """Which of these sandboxes have a run."""
-    return {id for id in sandboxes if conn.execute(_GET, {"p_sandbox": id}).first() is not None}
 
 
 def delete_runs(conn: Connection, sandboxes: Collection[str]) -> None:
