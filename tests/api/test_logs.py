@@ -97,18 +97,19 @@ async def test_history_over_all_lives_then_what_comes(platform: PlatformUnderTes
     platform.clock.now += 1
     sandbox_of(platform, session).print("a complaint", Stream.STDERR)
     await stop(platform, session)
-    for path in (f"{AGENT}/versions/1/sessions/{session}:logstream", f"{AGENT}/sessions/{session}:logstream"):
+    paths = (f"{AGENT}/versions/1/sessions/{session}:logstream", f"{AGENT}/sessions/{session}:logstream?tail=300")
+    for path, live in zip(paths, ("first live", "second live"), strict=True):
         async with following(platform.call, path) as got:
             await heard(got, "session stopped")
             assert platform.running() == [], "a reader woke the session"
             await platform.hear(agent_session_id=session)
-            await heard(got, "(resume)")
-            sandbox_of(platform, session).print("live")
-            await heard(got, "live")
+            platform.clock.now += 1
+            sandbox_of(platform, session).print(live)
+            await heard(got, live)
         told = messages(b"".join(got))
         assert told[0] == "Successfully connected to container"
         assert told[1:7] == [*BEGINNING, "a complaint", "bye", "Sandbox ended: session stopped"]
-        assert told[-4:] == ["Sandbox begun (resume)", "listening", "Sandbox ready after 0.0 s", "live"]
+        assert told[-4:] == ["Sandbox begun (resume)", "listening", "Sandbox ready after 0.0 s", live]
         first = frames(b"".join(got))[4]
         assert first == {"timestamp": "2023-11-14T22:13:21.000Z", "stream": "stderr", "message": "a complaint"}
         await stop(platform, session)
@@ -118,6 +119,7 @@ async def test_history_over_all_lives_then_what_comes(platform: PlatformUnderTes
 async def test_tail_and_no_following(platform: PlatformUnderTest) -> None:
     """azd's parameters: the last lines only, 50 unless told; without following the stream ends behind them."""
     session = await begun(platform)
+    platform.clock.now += 1
     for number in range(100):
         sandbox_of(platform, session).print(f"line {number}")
     await stop(platform, session)
@@ -268,6 +270,7 @@ async def test_the_retired_stream(platform: PlatformUnderTest) -> None:
     assert (await platform.call("GET", path.replace("/1/", "/9/"))).error["param"] == "agent_version"
 
 
+@pytest.mark.operation("cupola.logs")
 async def test_the_logs_of_an_agent(platform: PlatformUnderTest) -> None:
     """Of all its sandboxes, merged by time, each line with what it belongs to."""
     first, second = await begun(platform), await begun(platform)
@@ -284,6 +287,7 @@ async def test_the_logs_of_an_agent(platform: PlatformUnderTest) -> None:
     assert row["event"] is None
 
 
+@pytest.mark.operation("cupola.logs")
 async def test_what_is_asked_for(platform: PlatformUnderTest) -> None:
     """By session, version, time, phase, and number."""
     first, second = await begun(platform), await begun(platform)
