@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cupola.drivers.base import Address
-from cupola.sandboxes.generation import Generation, learn_generation, named_generation
+from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation, names_hooks
 
 HEALTHY, READY = b'{"status":"healthy"}', b'{"status":"ready"}'
 
@@ -75,11 +75,11 @@ def test_adapters_name_themselves(server: str, expected: str | None) -> None:
 async def test_what_a_container_answers_tells(answers: Mapping[str, bytes], expected: Generation | None) -> None:
     """The oldest adapters are known by both probes together: others say `ready` too."""
     async with serving(answers) as address:
-        assert await learn_generation(address) == expected
+        assert (await learn_adapter(address)).generation == expected
 
 
 async def test_a_container_that_is_gone_tells_nothing() -> None:
     """Nothing is raised: the first request finds out."""
     async with serving({}) as address:
         pass
-    assert await learn_generation(address) is None
+    assert await learn_adapter(address) == Adapter()

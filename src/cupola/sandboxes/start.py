@@ -23,7 +23,7 @@ from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
-from cupola.sandboxes.generation import learn_generation
+from cupola.sandboxes.generation import learn_adapter
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
@@ -81,7 +81,7 @@ class Starter:
         self._clock = clock
 
     def new_row(self, version: AgentVersion, place: Place, session: Session | None, session_id: str) -> Sandbox:
-        """The row of a sandbox to be: for `session`, or warm with the id that its session will take."""
+        """The row of a sandbox to be: for `session`, or warm with the id that its session will take (`""` for any)."""
         return Sandbox(
             id=new_sandbox_id(),
             project=version.project,
@@ -120,7 +120,7 @@ class Starter:
             assert handle is not None
             await self._probe(handle, version, place)
             assert handle.address is not None
-            generation = await learn_generation(handle.address)
+            adapter = await learn_adapter(handle.address)
         except CouldNotStart:
             await self.undo(row, place.driver)
             raise
@@ -142,7 +142,8 @@ class Starter:
             version=version,
             last=self._clock(),
             session=session,
-            generation=generation,
+            generation=adapter.generation,
+            binds_late=adapter.hooks,
         )
 
     async def _save(self, row: Sandbox) -> None:
