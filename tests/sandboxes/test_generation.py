@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cupola.drivers.base import Address
-from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation, names_hooks
+from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation
 
 HEALTHY, READY = b'{"status":"healthy"}', b'{"status":"ready"}'
 

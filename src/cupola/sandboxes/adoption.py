@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from cupola.agents import AgentVersion, VersionStatus
+from cupola.agents import AgentVersion
 from cupola.errors import CupolaError
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes.hooks import after_restore
@@ -152,8 +152,7 @@ def _this_task() -> asyncio.Task[Any]:
 
 def _put_if_new(conn: Any, session: Session, row: Sandbox) -> bool:
     """Both rows, unless the session exists already or its version is on its way out."""
-    version = agent_rows.get_version(conn, session.project, session.agent, session.version)
-    if version is None or version.status is not VersionStatus.ACTIVE:
+    if not agent_rows.is_active(conn, (session.project, session.agent, session.version)):
         return False
     if session_rows.get_session(conn, *session.key) is not None:
         return False

@@ -15,7 +15,7 @@ import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
-from cupola.errors import CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.adoption import Adoptions
@@ -26,6 +26,7 @@ from cupola.sandboxes.start import CouldNotStart, Starter
 from cupola.sandboxes.warm_starts import WarmStarts
 from cupola.sessions import Sandbox, Session, StartType
 from cupola.store import Store
+from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
 
@@ -86,7 +87,8 @@ class Sandboxes:
     async def begin_session(self, agent: Agent, version: AgentVersion, caller: str, session_id: str | None) -> Session:
         """The session with that id, made on `version` if it is new; an id is made up if there is none.
 
-        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session.
+        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session. Raises Conflict when the
+        version has gone meanwhile.
         """
         now = self._clock()
         session = Session(
@@ -104,6 +106,8 @@ class Sandboxes:
         def get_or_create(conn: Any) -> Session:
             known = session_rows.get_session(conn, *session.key)
             if known is None:
+                if not agent_rows.is_active(conn, version.key):
+                    raise Conflict(f"Version {agent.name}:{version.version} is being deleted; ask again without it.")
                 session_rows.put_session(conn, session)
             return known or session
 

@@ -48,8 +48,8 @@ class Pool:
     """One version: what is wanted and what there is.
 
     `spare` is how many sandboxes that were started with an id may stay beyond the pool until they are idle: the one
-    that was probed, unless it is in the pool anyway or traffic has left the version. `held_back` while a failed start
-    is not to be repeated yet.
+    that was probed, unless it is in the pool anyway or traffic has left the version. `tries` is how many may start side
+    by side: none while a start that failed is not to be repeated yet, then one until it has come up.
     """
 
     version: VersionKey
@@ -58,7 +58,7 @@ class Pool:
     binds_late: bool = False
     waiting: tuple[Waiting, ...] = ()
     starting: int = 0
-    held_back: bool = False
+    tries: int = AT_ONCE
 
     @property
     def fit(self) -> list[Waiting]:
@@ -90,7 +90,7 @@ def decide(pools: Sequence[Pool], *, room: int, slots: int) -> Plan:
         has_minted = any(not one.late for one in kept)
         spare = [one for one in beyond if not one.late][: 0 if has_minted else pool.spare]
         stop.update(one.id for one in beyond if one not in spare)
-        missing[pool.version] = 0 if pool.held_back else max(0, pool.wanted - len(kept) - pool.starting)
+        missing[pool.version] = max(0, min(pool.wanted - len(kept), pool.tries) - pool.starting)
     start: list[VersionKey] = []
     while len(start) < min(room, slots) and any(missing.values()):
         for version in [version for version, number in missing.items() if number]:
@@ -209,10 +209,16 @@ class WarmPools:
                 binds_late=bool(wish.version.binds_late),
                 waiting=tuple(waiting.get(key, ())),
                 starting=self._sandboxes.warm_starts.of_version(key),
-                held_back=key in self._troubles and self._troubles[key].retry_at > now,
+                tries=self._tries(key, now),
             )
             for key, wish in self._wishes.items()
         ]
+
+    def _tries(self, key: VersionKey, now: float) -> int:
+        trouble = self._troubles.get(key)
+        if trouble is None:
+            return AT_ONCE
+        return 1 if trouble.retry_at <= now else 0
 
     def _started(self, version: AgentVersion, task: asyncio.Task[LiveSandbox]) -> None:
         if task.cancelled():
@@ -232,11 +238,13 @@ class WarmPools:
         self.reconsider()
 
     def _hold_back(self, version: AgentVersion, error: BaseException) -> None:
-        earlier = self._troubles.get(version.key)
+        now, earlier = self._clock(), self._troubles.get(version.key)
+        if earlier is not None and earlier.retry_at > now:
+            return  # it was begun beside the one that has failed already
         failures = 1 if earlier is None else earlier.failures + 1
         pause = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(failures - 1, 10))
         reason = error.message if isinstance(error, CupolaError) else f"internal error: {type(error).__name__}"
-        self._troubles[version.key] = Trouble(reason, failures, self._clock() + pause)
+        self._troubles[version.key] = Trouble(reason, failures, now + pause)
         log.warning(
             "warm sandbox not ready",
             agent=version.agent,

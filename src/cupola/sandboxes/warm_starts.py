@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from cupola.agents import Agent, AgentVersion, VersionStatus
+from cupola.agents import Agent, AgentVersion
 from cupola.errors import CupolaError
 from cupola.ids import new_session_id
 from cupola.sandboxes.hooks import before_snapshot
@@ -101,8 +101,7 @@ async def _end(tasks: list[asyncio.Task[LiveSandbox]]) -> None:
 
 
 def _put_if_active(conn: Any, row: Sandbox) -> bool:
-    version = agent_rows.get_version(conn, row.project, row.agent, row.version)
-    if version is None or version.status is not VersionStatus.ACTIVE:
+    if not agent_rows.is_active(conn, (row.project, row.agent, row.version)):
         return False
     sandbox_rows.put_sandbox(conn, row)
     return True

@@ -26,6 +26,7 @@ _THIS_VERSION = and_(_VERSIONS_OF_AGENT, versions.c.version == bindparam("p_vers
 _GET_AGENT = select(agents).where(_THIS_AGENT)
 _DELETE_AGENT = delete(agents).where(_THIS_AGENT)
 _GET_VERSION = select(versions).where(_THIS_VERSION)
+_STATUS = select(versions.c.status).where(_THIS_VERSION)
 _DELETE_VERSION = delete(versions).where(_THIS_VERSION)
 _RELEASED: ColumnElement[bool] = and_(versions.c.draft == false(), versions.c.status != VersionStatus.DELETED.value)
 _NEWEST = select(versions).where(_VERSIONS_OF_AGENT).order_by(versions.c.seq.desc())
@@ -85,6 +86,11 @@ def endpoints(conn: Connection) -> list[tuple[str, str, Mapping[str, Any]]]:
 def get_version(conn: Connection, project: str, agent: str, version: str) -> AgentVersion | None:
     row = conn.execute(_GET_VERSION, {"p_project": project, "p_agent": agent, "p_version": version}).first()
     return None if row is None else _version(row)
+
+
+def is_active(conn: Connection, version: tuple[str, str, str]) -> bool:
+    """Whether sessions may begin on the version now: asked in the transaction that begins one."""
+    return conn.execute(_STATUS, _named(version)).scalar() == VersionStatus.ACTIVE.value
 
 
 def put_version(conn: Connection, version: AgentVersion) -> None:
