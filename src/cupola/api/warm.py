@@ -77,6 +77,7 @@ def show_pool(state: PoolState) -> dict[str, Any]:
         "project": wish.agent.project,
         "agent": wish.agent.name,
         "version": wish.version.version,
+        "gets_traffic": wish.gets_traffic,
         "warm_pool": wish.size,
         "wanted": wish.wanted,
         "ready": state.ready,
