@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
@@ -172,6 +173,7 @@ class Platform:
             agents=Agents(self._store, versions, self.versions, self._set_enabled, self._set_endpoint),
             versions=versions,
             sessions=self._sessions,
+            files=Files(self._store, self.sandboxes, self.places, self._clock),
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
