@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Hooks, Reply, Request
+from cupola.errors import SetupError
 from cupola.identity import Role
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sessions import Session, SessionStatus, StartType
@@ -61,7 +62,7 @@ async def test_a_session_with_its_own_id_is_served_warm(tmp_path: Path) -> None:
         assert "FOUNDRY_AGENT_SESSION_GUID" not in platform.place.sandboxes[waiting.row.id].environment
         before = starts(platform)
         assert (await platform.hear(agent_session_id="mine"))["agent_session_id"] == "mine"
-        assert (starts(platform), live_of(platform, "mine").start) == (before, StartType.WARM)
+        assert (starts(platform), live_of(platform, "mine").start_type) == (before, StartType.WARM)
         environment, session = sandbox_of(platform, "mine").environment, await stored(platform, "mine")
         assert environment["FOUNDRY_AGENT_SESSION_ID"] == "mine"
         assert environment["FOUNDRY_AGENT_SESSION_GUID"] == session.guid
@@ -88,10 +89,10 @@ async def test_without_hooks_an_id_of_its_own_starts_cold(platform: PlatformUnde
     """What was started with another id cannot take it."""
     await filled(platform, 2)
     await platform.hear(agent_session_id="mine")
-    assert live_of(platform, "mine").start is StartType.COLD
+    assert live_of(platform, "mine").start_type is StartType.COLD
     assert len(warm_of(platform)) == 2
     warm = await platform.hear()
-    assert live_of(platform, warm["agent_session_id"]).start is StartType.WARM
+    assert live_of(platform, warm["agent_session_id"]).start_type is StartType.WARM
 
 
 async def test_a_created_session_is_active_at_once(tmp_path: Path) -> None:
@@ -114,13 +115,13 @@ async def test_conversations_and_invocations_are_served_warm(tmp_path: Path) -> 
         before = starts(platform)
         conversation = await platform.conversation()
         first = await platform.hear(conversation=conversation)
-        assert live_of(platform, first["agent_session_id"]).start is StartType.WARM
+        assert live_of(platform, first["agent_session_id"]).start_type is StartType.WARM
         assert (await platform.hear(conversation=conversation))["agent_session_id"] == first["agent_session_id"]
         await platform.hear(conversation=await platform.conversation(), agent_session_id="named")
-        assert live_of(platform, "named").start is StartType.WARM
+        assert live_of(platform, "named").start_type is StartType.WARM
         path = f"{PROJECT}/agents/a1/endpoint/protocols/invocations?agent_session_id=invoked"
         assert (await platform.call("POST", path, {})).headers["x-agent-session-id"] == "invoked"
-        assert live_of(platform, "invoked").start is StartType.WARM
+        assert live_of(platform, "invoked").start_type is StartType.WARM
         assert starts(platform) == before
 
 
@@ -143,7 +144,7 @@ async def test_a_session_that_exists_never_adopts(tmp_path: Path) -> None:
         waiting = [live.row.id for live in warm_of(platform)]
         for id, start in (("stopped", StartType.RESUME), ("failed", StartType.COLD), ("made", StartType.COLD)):
             await platform.hear(agent_session_id=id)
-            assert live_of(platform, id).start is start
+            assert live_of(platform, id).start_type is start
             assert sandbox_of(platform, id).spec.home == homes[id]
         assert sandbox_of(platform, "stopped").files == {"mine": b"kept"}
         assert [live.row.id for live in warm_of(platform)] == waiting
@@ -158,7 +159,7 @@ async def test_what_it_wrote_while_it_waited_is_the_sessions(tmp_path: Path) -> 
         await platform.hear(agent_session_id="mine")
         await platform.call("POST", f"{SESSIONS}/mine:stop")
         await platform.hear(agent_session_id="mine")
-        assert live_of(platform, "mine").start is StartType.RESUME
+        assert live_of(platform, "mine").start_type is StartType.RESUME
         assert sandbox_of(platform, "mine").files == {"made at start": b"x"}
         assert sandbox_of(platform, "mine").environment["FOUNDRY_AGENT_SESSION_ID"] == "mine"
 
@@ -177,7 +178,7 @@ async def test_a_burst_is_served_from_the_pool(tmp_path: Path, own_ids: bool) ->
         sessions = {one["agent_session_id"] for one in heard}
         assert len(sessions) == 20
         assert starts(platform) == before
-        assert {live_of(platform, session).start for session in sessions} == {StartType.WARM}
+        assert {live_of(platform, session).start_type for session in sessions} == {StartType.WARM}
         assert len({live_of(platform, session).row.id for session in sessions}) == 20
 
 
@@ -185,7 +186,7 @@ async def test_a_burst_is_served_from_a_pool_of_minted_ids(platform: PlatformUnd
     """Of containers without the hooks, as long as no session brings an id."""
     await filled(platform, 20)
     heard = await asyncio.gather(*(platform.hear() for _ in range(20)))
-    assert {live_of(platform, one["agent_session_id"]).start for one in heard} == {StartType.WARM}
+    assert {live_of(platform, one["agent_session_id"]).start_type for one in heard} == {StartType.WARM}
     assert starts(platform) == 20
 
 
@@ -194,7 +195,7 @@ async def test_a_burst_larger_than_the_pool_starts_the_rest(tmp_path: Path) -> N
     async with open_platform(tmp_path, LATE) as platform:
         await filled(platform, 5)
         await asyncio.gather(*(platform.hear(agent_session_id=f"s{n}") for n in range(9)))
-        began = [live_of(platform, f"s{n}").start for n in range(9)]
+        began = [live_of(platform, f"s{n}").start_type for n in range(9)]
         assert (began.count(StartType.WARM), began.count(StartType.COLD)) == (5, 4)
 
 
@@ -249,7 +250,7 @@ async def test_who_leaves_does_not_break_off_the_adoption(tmp_path: Path) -> Non
         await asyncio.wait([asking])
         released.set()
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start is StartType.WARM
+        assert live_of(platform, "s").start_type is StartType.WARM
 
 
 async def test_deleting_what_is_being_adopted_deletes_it(tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ async def test_a_session_that_came_into_being_elsewhere_keeps_its_home(tmp_path:
         made = await platform.platform.sandboxes.begin_session(agent, version, platform.user, "s")
         released.set()
         assert (await asking).status == 200
-        assert live_of(platform, "s").start is StartType.COLD
+        assert live_of(platform, "s").start_type is StartType.COLD
         assert sandbox_of(platform, "s").spec.home == made.home
         await wait_until(lambda: waiting.row.id not in platform.running())
 
@@ -311,8 +312,23 @@ async def test_when_all_refuse_it_starts_cold(tmp_path: Path, after: int) -> Non
     async with open_platform(tmp_path, replace(LATE, hooks=Hooks(after=after))) as platform:
         await filled(platform, 3)
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start is StartType.COLD
+        assert live_of(platform, "s").start_type is StartType.COLD
         await wait_until(lambda: len(platform.running()) == 2)  # the session's and the probed one
+
+
+async def test_a_full_disk_costs_no_warm_sandbox_with_an_id(platform: PlatformUnderTest) -> None:
+    """What nothing was told yet waits on for the next session."""
+    await filled(platform, 1)
+    [waiting] = warm_of(platform)
+    write = platform.store.write
+
+    async def full(change: Any) -> Any:
+        raise SetupError("The disk is full.", code="storage_full")
+
+    platform.store.write = full  # type: ignore[method-assign]  # the one way to fill up a disk here
+    assert (await platform.ask()).error["code"] == "storage_full"
+    platform.store.write = write  # type: ignore[method-assign]  # as above
+    assert (await platform.hear())["agent_session_id"] == waiting.row.session_id
 
 
 async def test_a_dead_one_is_passed_over(tmp_path: Path) -> None:
@@ -322,7 +338,7 @@ async def test_a_dead_one_is_passed_over(tmp_path: Path) -> None:
         for live in warm_of(platform):
             platform.place.sandboxes[live.row.id].exit(1)
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start is StartType.COLD
+        assert live_of(platform, "s").start_type is StartType.COLD
         await platform.hear()
 
 

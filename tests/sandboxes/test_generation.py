@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cupola.drivers.base import Address
-from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation
+from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation, names_hooks
 
 HEALTHY, READY = b'{"status":"healthy"}', b'{"status":"ready"}'
 
@@ -55,6 +55,23 @@ async def serving(answers: Mapping[str, bytes]) -> AsyncIterator[Address]:
 def test_adapters_name_themselves(server: str, expected: str | None) -> None:
     """The package that speaks the protocol decides, on whichever core it runs."""
     assert named_generation(server) == expected
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("azure-ai-agentserver-core/2.3.0b2 (python/3.11) azure-ai-agentserver-responses/2.4.0b1 (python/3.11)", True),
+        ("azure-ai-agentserver-core/2.10.0 (python/3.11)", True),
+        ("azure-ai-agentserver-core/3.0.0b1 (python/3.11)", True),
+        ("azure-ai-agentserver-core/2.2.0 (python/3.11) azure-ai-agentserver-responses/2.3.0 (python/3.11)", False),
+        ("azure-ai-agentserver-responses/2.4.0b1 (python/3.11)", False),
+        ("azure-ai-agentserver-core/unknown", False),
+        ("", False),
+    ],
+)
+def test_the_core_says_whether_there_are_hooks(server: str, expected: bool) -> None:
+    """Since 2.3; the packages on it do not matter."""
+    assert names_hooks(server) is expected
 
 
 @pytest.mark.parametrize(

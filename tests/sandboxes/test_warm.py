@@ -108,6 +108,7 @@ def test_every_plan_comes_closer_and_then_rests(pool: Pool, room: int, slots: in
 # How a pool is declared and resized
 
 
+@pytest.mark.operation("cupola.list_warm_pools")
 async def test_a_version_says_how_many_wait(platform: PlatformUnderTest) -> None:
     """The probed one is the first of them; the metadata is shown as it was sent."""
     made = await create_with_pool(platform, 3)
@@ -152,6 +153,7 @@ async def test_another_size_alone_makes_no_version(platform: PlatformUnderTest) 
     assert (await create_with_pool(platform, 4, team="y"))["version"] == "2"
 
 
+@pytest.mark.operation("cupola.resize_warm_pool")
 async def test_an_operator_has_the_last_word_until_another_is_declared(platform: PlatformUnderTest) -> None:
     """Deploying the same again does not take it back; declaring another number, or null, does."""
     await create_with_pool(platform, 3)
@@ -214,6 +216,24 @@ async def test_the_status_shows_pools_and_starts(tmp_path: Path) -> None:
         assert [(one["session"], one["start"]) for one in status["running"] if not one["warm"]] == [("mine", "warm")]
         [pool] = status["warm_pools"]
         assert (pool["agent"], pool["version"], pool["binds_late"]) == ("a1", "1", True)
+
+
+async def test_what_is_not_wanted_any_more_when_it_is_ready_stops(tmp_path: Path) -> None:
+    """A pool that was taken back while it was filled."""
+    released = asyncio.Event()
+    released.set()
+    behaviour = Behaviour(hangs=Moment.START, released=released, handler=ECHO.handler)
+    async with open_platform(tmp_path, behaviour) as platform:
+        await create_with_pool(platform, 3)
+        await platform.hear()
+        released.clear()
+        await platform.platform.warm.once()
+        await wait_until(lambda: len(platform.running()) == 4)
+        await platform.call("POST", f"{OWN}/versions/1:warm", {"warm_pool": 0})
+        await platform.platform.warm.once()
+        released.set()
+        await settle_pools(platform)
+        assert len(warm_of(platform)) == 1
 
 
 # Where pools are, and where not

@@ -37,7 +37,7 @@ class Health:
                 "version": live.row.version,
                 "session": live.row.session_id or None,
                 "warm": live.session is None,
-                "start": None if live.session is None else live.start.value,
+                "start": None if live.session is None else live.start_type.value,
                 "driver": live.row.driver,
             }
             for live in self._sandboxes.live

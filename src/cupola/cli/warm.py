@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -43,7 +43,7 @@ def warm(
     own = f"/cupola/projects/{quote(project or running.endpoint.rpartition('/')[2])}/agents/{quote(agent, safe='')}"
     pools = client.get(f"{own}/warm")["data"]
     if default or size is not None:
-        meant = version or _only_version(agent, pools)
+        meant = version or only_version(agent, pools)
         pools = [client.post(f"{own}/versions/{quote(meant, safe='')}:warm", {"warm_pool": size})]
     elif version is not None:
         pools = [pool for pool in pools if pool["version"] == version]
@@ -72,7 +72,8 @@ def spoken(pool: Mapping[str, Any]) -> str:
     return line
 
 
-def _only_version(agent: str, pools: list[Mapping[str, Any]]) -> str:
+def only_version(agent: str, pools: Sequence[Mapping[str, Any]]) -> str:
+    """The version that gets traffic, if it is one. Raises BadRequest or NotFound."""
     with_traffic = [pool["version"] for pool in pools if pool["gets_traffic"]]
     if not with_traffic:
         raise NotFound(f"No version of agent '{agent}' gets traffic now; name one with --version.")

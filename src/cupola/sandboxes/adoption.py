@@ -17,9 +17,8 @@ from typing import Any
 import structlog
 
 from cupola.agents import AgentVersion
-from cupola.errors import CupolaError
 from cupola.ids import new_guid_hex, new_session_id
-from cupola.sandboxes.hooks import after_restore
+from cupola.sandboxes.hooks import HookFailed, after_restore
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sessions import Sandbox, Session, StartType
@@ -71,6 +70,12 @@ class Adoptions:
         task = self._by_session.get(key)
         return None if task is None else await joined(task, f"The start of session '{key[2]}'")
 
+    async def settled(self, key: SessionKey) -> None:
+        """Returns when the session adopts nothing any more, however that ended."""
+        task = self._by_session.get(key)
+        if task is not None:
+            await asyncio.wait([task])
+
     async def break_off(self) -> None:
         """Ends those that are under way; what they have taken goes."""
         tasks = list(self._tasks)
@@ -96,8 +101,10 @@ class Adoptions:
             session = self._session(warm.row, caller, session_id)
             self._by_session[session.key] = _this_task()
             try:
+                if warm.row.is_bound_late:
+                    await after_restore(warm.address, warm.row.id, session.id, session.guid)
                 adopted = await self._give(warm, session)
-            except CupolaError as error:
+            except HookFailed as error:
                 log.warning(
                     "warm sandbox did not take its session",
                     agent=version.agent,
@@ -106,8 +113,11 @@ class Adoptions:
                     reason=error.message,
                 )
                 self._discard(warm, "did not take its session")
-            except BaseException:  # cancelled, or a defect: nobody knows what it was told
-                self._discard(warm, "its adoption was broken off")
+            except BaseException:  # the store refuses, or this is broken off
+                if warm.row.is_bound_late:
+                    self._discard(warm, "its adoption was broken off")  # it was told a session
+                else:
+                    self._live.add(warm)
                 raise
             else:
                 if adopted:
@@ -131,16 +141,14 @@ class Adoptions:
         ).to_ready(now)
 
     async def _give(self, warm: LiveSandbox, session: Session) -> bool:
-        """Whether `warm` is the session's now. Raises CupolaError where it does not take it."""
-        if warm.row.is_bound_late:
-            await after_restore(warm.address, warm.row.id, session.id, session.guid)
+        """Makes both one; False where the session exists already, or its version is on its way out."""
         row = warm.row.to_adopted(session)
         if not await self._store.write(lambda conn: _put_if_new(conn, session, row)):
             return False
         warm.row, warm.session, warm.last = row, session, session.created_at
-        warm.start, warm.pooled = StartType.WARM, False
+        warm.start_type, warm.pooled = StartType.WARM, False
         self._live.add(warm)
-        log.info("session begun", agent=row.agent, version=row.version, session=session.id, start=warm.start.value)
+        log.info("session begun", agent=row.agent, version=row.version, session=session.id, start=warm.start_type.value)
         return True
 
 
@@ -151,7 +159,7 @@ def _this_task() -> asyncio.Task[Any]:
 
 
 def _put_if_new(conn: Any, session: Session, row: Sandbox) -> bool:
-    """Both rows, unless the session exists already or its version is on its way out."""
+    """Both rows, or none: see `_give`."""
     if not agent_rows.is_active(conn, (session.project, session.agent, session.version)):
         return False
     if session_rows.get_session(conn, *session.key) is not None:

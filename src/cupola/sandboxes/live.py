@@ -25,8 +25,8 @@ VersionKey = tuple[str, str, str]
 class LiveSandbox:
     """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
 
-    `start` says how its session came by it. `pooled` is set while a warm pool counts on it: then it may wait for as
-    long as it likes. Mutable: it counts what is open.
+    `start_type` says how its session came by it. `pooled` is set while a warm pool counts on it: then it may wait for
+    as long as it likes. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -41,7 +41,7 @@ class LiveSandbox:
     stopping: bool = False
     generation: Generation | None = None
     binds_late: bool = False
-    start: StartType = StartType.COLD
+    start_type: StartType = StartType.COLD
     pooled: bool = False
 
     @property

@@ -152,7 +152,7 @@ class Sandboxes:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
         live.session = ready
-        live.start = StartType.RESUME if resumed else StartType.COLD
+        live.start_type = StartType.RESUME if resumed else StartType.COLD
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
         self.live.add(live)
         log.info(
@@ -160,7 +160,7 @@ class Sandboxes:
             agent=session.agent,
             version=session.version,
             session=session.id,
-            start=live.start.value,
+            start=live.start_type.value,
             seconds=round(self._clock() - began, 3),
         )
         return live
@@ -252,7 +252,7 @@ class Sandboxes:
 
     async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
         """Stops what runs or starts for a session. Nothing running is done."""
-        await self._adoptions.of_session(session.key)
+        await self._adoptions.settled(session.key)
         starting = self._starting.get(session.key)
         if starting is not None:
             starting.cancel()

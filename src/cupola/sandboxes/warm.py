@@ -31,7 +31,7 @@ AT_ONCE = 4
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
 _SHORTEST_PAUSE = 0.1
-_LONGEST_PAUSE = 15.0
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,8 @@ class WarmPools:
     # What is wanted
 
     async def _read_wishes(self) -> None:
-        waiting = {live.version_key[:2] for live in self._sandboxes.live.warm()}
+        there = {live.version_key for live in self._sandboxes.live.warm()} | self._sandboxes.warm_starts.versions()
+        waiting = {(project, agent) for project, agent, _ in there}
 
         def question(conn: Any) -> dict[VersionKey, Wish]:
             agents = rows.every_agent(conn) if self._default else rows.agents_with_pools(conn)

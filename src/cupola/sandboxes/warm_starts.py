@@ -40,6 +40,10 @@ class WarmStarts:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def versions(self) -> set[VersionKey]:
+        """Of which versions something is starting."""
+        return set(self._tasks.values())
+
     def of_version(self, version: VersionKey) -> int:
         return sum(key == version for key in self._tasks.values())
 

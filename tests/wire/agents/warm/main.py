@@ -21,17 +21,17 @@ if hosted:
     (Path.home() / "born").write_text(os.environ.get("FOUNDRY_AGENT_SESSION_ID", "without a session"))
 
 
-@app.before_snapshot_handler
+@app.before_snapshot_handler  # type: ignore[untyped-decorator]  # as below
 async def pause() -> None:
     told["paused"] += 1
 
 
-@app.after_restore_handler
+@app.after_restore_handler  # type: ignore[untyped-decorator]  # as below
 async def restored(context: Any) -> None:
     told["restored"].append(context.session_id)
 
 
-@app.response_handler
+@app.response_handler  # type: ignore[untyped-decorator]  # the adapter is not installed here
 async def answer(request: Any, context: Any, cancelled: Any) -> Any:
     earlier = [item for item in await context.get_history() if item.get("role") == "user"]
     seen = {
