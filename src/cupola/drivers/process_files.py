@@ -58,7 +58,7 @@ class SandboxFiles:
         self._filing = threading.Lock()
 
     def make_directories(self) -> None:
-        """Also removes uploads that a killed server has left. Raises `DriverUnavailable` where nothing can be written."""
+        """Removes uploads that a killed server has left, too. Raises `DriverUnavailable` where it cannot write."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for name in ("homes", "drafts", "output", "sandboxes"):
