@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import MAX_WARM_POOL, AgentVersion, declared_pool
-from cupola.api.versions import no_agent
+from cupola.agents import MAX_WARM_POOL, AgentVersion, declared_pool, no_agent
 from cupola.errors import NotFound
 from cupola.sandboxes.warm import PoolState, WarmPools
 from cupola.secrecy import brief
