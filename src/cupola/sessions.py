@@ -41,7 +41,7 @@ class Observed(StrEnum):
     FAILED = "failed"
 
 
-class StartType(StrEnum):
+class SessionStart(StrEnum):
     """How a session came by a sandbox, in Foundry's words (`x-ms-debug-latency-session-start-type`)."""
 
     COLD = "cold"

@@ -15,7 +15,7 @@ from cupola.drivers.fake_hooks import Hooks
 from cupola.errors import SetupError
 from cupola.identity import Role
 from cupola.sandboxes.live import LiveSandbox
-from cupola.sessions import Session, SessionStatus, StartType
+from cupola.sessions import Session, SessionStart, SessionStatus
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
 from tests.support.agents import echo
@@ -64,7 +64,7 @@ async def test_a_session_with_its_own_id_is_served_warm(tmp_path: Path) -> None:
         assert "FOUNDRY_AGENT_SESSION_GUID" not in platform.place.sandboxes[waiting.row.id].environment
         before = starts(platform)
         assert (await platform.hear(agent_session_id="mine"))["agent_session_id"] == "mine"
-        assert (starts(platform), live_of(platform, "mine").start_type) == (before, StartType.WARM)
+        assert (starts(platform), live_of(platform, "mine").start_type) == (before, SessionStart.WARM)
         environment, session = sandbox_of(platform, "mine").environment, await stored(platform, "mine")
         assert environment["FOUNDRY_AGENT_SESSION_ID"] == "mine"
         assert environment["FOUNDRY_AGENT_SESSION_GUID"] == session.guid
@@ -91,10 +91,10 @@ async def test_without_hooks_an_id_of_its_own_starts_cold(platform: PlatformUnde
     """What was started with another id cannot take it."""
     await filled(platform, 2)
     await platform.hear(agent_session_id="mine")
-    assert live_of(platform, "mine").start_type is StartType.COLD
+    assert live_of(platform, "mine").start_type is SessionStart.COLD
     assert len(warm_of(platform)) == 2
     warm = await platform.hear()
-    assert live_of(platform, warm["agent_session_id"]).start_type is StartType.WARM
+    assert live_of(platform, warm["agent_session_id"]).start_type is SessionStart.WARM
 
 
 async def test_a_created_session_is_active_at_once(tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ async def test_conversations_and_invocations_are_served_warm(tmp_path: Path) -> 
         before = starts(platform)
         conversation = await platform.conversation()
         first = await platform.hear(conversation=conversation)
-        assert live_of(platform, first["agent_session_id"]).start_type is StartType.WARM
+        assert live_of(platform, first["agent_session_id"]).start_type is SessionStart.WARM
         assert (await platform.hear(conversation=conversation))["agent_session_id"] == first["agent_session_id"]
         await platform.hear(conversation=await platform.conversation(), agent_session_id="named")
-        assert live_of(platform, "named").start_type is StartType.WARM
+        assert live_of(platform, "named").start_type is SessionStart.WARM
         path = f"{PROJECT}/agents/a1/endpoint/protocols/invocations?agent_session_id=invoked"
         assert (await platform.call("POST", path, {})).headers["x-agent-session-id"] == "invoked"
-        assert live_of(platform, "invoked").start_type is StartType.WARM
+        assert live_of(platform, "invoked").start_type is SessionStart.WARM
         assert starts(platform) == before
 
 
@@ -144,7 +144,7 @@ async def test_a_session_that_exists_never_adopts(tmp_path: Path) -> None:
         platform.place.behaviour = LATE
         await filled(platform, 3)
         waiting = [live.row.id for live in warm_of(platform)]
-        for id, start in (("stopped", StartType.RESUME), ("failed", StartType.COLD), ("made", StartType.COLD)):
+        for id, start in (("stopped", SessionStart.RESUME), ("failed", SessionStart.COLD), ("made", SessionStart.COLD)):
             await platform.hear(agent_session_id=id)
             assert live_of(platform, id).start_type is start
             assert sandbox_of(platform, id).spec.home == homes[id]
@@ -161,7 +161,7 @@ async def test_what_it_wrote_while_it_waited_is_the_sessions(tmp_path: Path) -> 
         await platform.hear(agent_session_id="mine")
         await platform.call("POST", f"{SESSIONS}/mine:stop")
         await platform.hear(agent_session_id="mine")
-        assert live_of(platform, "mine").start_type is StartType.RESUME
+        assert live_of(platform, "mine").start_type is SessionStart.RESUME
         assert sandbox_of(platform, "mine").files == {"made at start": b"x"}
         assert sandbox_of(platform, "mine").environment["FOUNDRY_AGENT_SESSION_ID"] == "mine"
 
@@ -180,7 +180,7 @@ async def test_a_burst_is_served_from_the_pool(tmp_path: Path, own_ids: bool) ->
         sessions = {one["agent_session_id"] for one in heard}
         assert len(sessions) == 20
         assert starts(platform) == before
-        assert {live_of(platform, session).start_type for session in sessions} == {StartType.WARM}
+        assert {live_of(platform, session).start_type for session in sessions} == {SessionStart.WARM}
         assert len({live_of(platform, session).row.id for session in sessions}) == 20
 
 
@@ -188,7 +188,7 @@ async def test_a_burst_is_served_from_a_pool_of_minted_ids(platform: PlatformUnd
     """Of containers without the hooks, as long as no session brings an id."""
     await filled(platform, 20)
     heard = await asyncio.gather(*(platform.hear() for _ in range(20)))
-    assert {live_of(platform, one["agent_session_id"]).start_type for one in heard} == {StartType.WARM}
+    assert {live_of(platform, one["agent_session_id"]).start_type for one in heard} == {SessionStart.WARM}
     assert starts(platform) == 20
 
 
@@ -198,7 +198,7 @@ async def test_a_burst_larger_than_the_pool_starts_the_rest(tmp_path: Path) -> N
         await filled(platform, 5)
         await asyncio.gather(*(platform.hear(agent_session_id=f"s{n}") for n in range(9)))
         began = [live_of(platform, f"s{n}").start_type for n in range(9)]
-        assert (began.count(StartType.WARM), began.count(StartType.COLD)) == (5, 4)
+        assert (began.count(SessionStart.WARM), began.count(SessionStart.COLD)) == (5, 4)
 
 
 # Races
@@ -252,7 +252,7 @@ async def test_who_leaves_does_not_break_off_the_adoption(tmp_path: Path) -> Non
         await asyncio.wait([asking])
         released.set()
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start_type is StartType.WARM
+        assert live_of(platform, "s").start_type is SessionStart.WARM
 
 
 async def test_deleting_what_is_being_adopted_deletes_it(tmp_path: Path) -> None:
@@ -266,8 +266,7 @@ async def test_deleting_what_is_being_adopted_deletes_it(tmp_path: Path) -> None
         await wait_until(lambda: deleting.done() or not warm_of(platform))
         released.set()
         await asyncio.wait([asking, deleting])
-        await wait_until(lambda: platform.running() == [])
-        assert platform.place.homes == {}
+        await wait_until(lambda: platform.running() == [] and platform.place.homes == {})
         assert await platform.store.read(lambda conn: session_rows.get_session(conn, "demo", "a1", "s")) is None
 
 
@@ -284,7 +283,7 @@ async def test_a_session_that_came_into_being_elsewhere_keeps_its_home(tmp_path:
         made = await platform.platform.sandboxes.begin_session(agent, version, platform.user, "s")
         released.set()
         assert (await asking).status == 200
-        assert live_of(platform, "s").start_type is StartType.COLD
+        assert live_of(platform, "s").start_type is SessionStart.COLD
         assert sandbox_of(platform, "s").spec.home == made.home
         await wait_until(lambda: waiting.row.id not in platform.running())
 
@@ -361,7 +360,7 @@ async def test_when_all_refuse_it_starts_cold(tmp_path: Path, after: int) -> Non
     async with open_platform(tmp_path, replace(LATE, hooks=Hooks(after=after))) as platform:
         await filled(platform, 3)
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start_type is StartType.COLD
+        assert live_of(platform, "s").start_type is SessionStart.COLD
         await wait_until(lambda: len(platform.running()) == 2)  # the session's and the probed one
 
 
@@ -387,7 +386,7 @@ async def test_a_dead_one_is_passed_over(tmp_path: Path) -> None:
         for live in warm_of(platform):
             platform.place.sandboxes[live.row.id].exit(1)
         await platform.hear(agent_session_id="s")
-        assert live_of(platform, "s").start_type is StartType.COLD
+        assert live_of(platform, "s").start_type is SessionStart.COLD
         await platform.hear()
 
 

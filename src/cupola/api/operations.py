@@ -55,6 +55,12 @@ _METADATA: Schema = {
     "maxProperties": 16,
 }
 _VERSION = {"api-version": _TEXT}
+_LOG_STREAM = {
+    **_VERSION,
+    "kind": {"enum": ["console", "system"]},
+    "tail": {"type": "integer", "minimum": 1, "maximum": 300},
+    "follow": _FLAG,
+}
 _FORCE = {**_VERSION, "force": _FLAG}
 _PATH = {**_VERSION, "path": _TEXT}
 _PAGE = {
@@ -213,6 +219,22 @@ OPERATIONS: Mapping[str, Operation] = {
         bodies=_json(_object("path", path=_TEXT)),
     ),
     f"GET {_FILES}/stat": Operation("sessions.files.stat", "Look at a file or directory of a session", query=_PATH),
+    # Logs (§2.7)
+    f"GET {_AGENT}/versions/{{version}}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs", "Follow a session's logs", query=_LOG_STREAM, reply=("text/event-stream",)
+    ),
+    f"GET {_AGENT}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs_of_session",
+        "Follow a session's logs, whatever its version",
+        query=_LOG_STREAM,
+        reply=("text/event-stream",),
+    ),
+    f"GET {_AGENT}/versions/{{version}}/containers/default:logstream": Operation(
+        "agents.logs_of_version",
+        "Follow the logs of a version's sandboxes (retired)",
+        query={**_LOG_STREAM, "replica_name": _TEXT},
+        reply=("text/plain",),
+    ),
     # Responses and conversations (§2.8, §2.9)
     "POST {openai}/responses": Operation(
         "responses.create", "Ask an agent", query=_VERSION, bodies=_json(_RESPONSE), reply=EVENTS
@@ -317,6 +339,19 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"GET {_OWN}/logs": Operation(
+        "cupola.logs",
+        "Read and follow the logs of an agent's sandboxes",
+        query={
+            "session": _TEXT,
+            "version": _TEXT,
+            "since": _TEXT,
+            "phase": {"enum": ["start", "serve"]},
+            "tail": {"type": "integer", "minimum": 1},
+            "follow": _FLAG,
+        },
+        reply=("application/x-ndjson",),
+    ),
     f"GET {_OWN}/warm": Operation("cupola.list_warm_pools", "List an agent's warm pools"),
     f"POST {_OWN}/versions/{{version}}:warm": Operation(
         "cupola.resize_warm_pool",

@@ -21,7 +21,7 @@ from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes.hooks import HookFailed, after_restore
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
-from cupola.sessions import Sandbox, Session, StartType
+from cupola.sessions import Sandbox, Session, SessionStart
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
@@ -34,14 +34,20 @@ Discard = Callable[[LiveSandbox, str], None]
 
 
 class Adoptions:
-    """Those under way. `clock` gives unix seconds."""
+    """Those under way. `on_adopted` is told the row of a sandbox that has its session; `clock` gives unix seconds."""
 
     def __init__(
-        self, store: Store, live: LiveSandboxes, discard: Discard, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        live: LiveSandboxes,
+        discard: Discard,
+        on_adopted: Callable[[Sandbox], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._live = live
         self._discard = discard
+        self._on_adopted = on_adopted
         self._clock = clock
         self._by_session: dict[SessionKey, asyncio.Task[LiveSandbox | None]] = {}
         self._tasks: set[asyncio.Task[LiveSandbox | None]] = set()
@@ -146,8 +152,9 @@ class Adoptions:
         if not await self._store.write(lambda conn: _put_if_new(conn, session, row)):
             return False
         warm.row, warm.session, warm.last = row, session, session.created_at
-        warm.start_type, warm.pooled = StartType.WARM, False
+        warm.start_type, warm.pooled = SessionStart.WARM, False
         self._live.add(warm)
+        self._on_adopted(row)
         log.info("session begun", agent=row.agent, version=row.version, session=session.id, start=warm.start_type.value)
         return True
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
 from cupola.sandboxes.generation import Generation
-from cupola.sessions import Activity, Sandbox, Session, StartType
+from cupola.sessions import Activity, Sandbox, Session, SessionStart
 
 SessionKey = tuple[str, str, str]
 """Project, agent, session id."""
@@ -41,7 +41,7 @@ class LiveSandbox:
     stopping: bool = False
     generation: Generation | None = None
     binds_late: bool = False
-    start_type: StartType = StartType.COLD
+    start_type: SessionStart = SessionStart.COLD
     pooled: bool = False
 
     @property

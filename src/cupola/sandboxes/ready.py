@@ -24,7 +24,7 @@ from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import CouldNotStart, Starter
 from cupola.sandboxes.warm_starts import WarmStarts
-from cupola.sessions import Sandbox, Session, StartType
+from cupola.sessions import Sandbox, Session, SessionStart
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
@@ -67,7 +67,7 @@ class Sandboxes:
         self._clock = clock
         self.live = LiveSandboxes()
         self.warm_starts = WarmStarts(store, starter, places, self.live)
-        self._adoptions = Adoptions(store, self.live, self.discard_soon, clock)
+        self._adoptions = Adoptions(store, self.live, self.discard_soon, starter.witness.adopted, clock)
         self._discarding: set[asyncio.Task[None]] = set()
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
@@ -152,7 +152,7 @@ class Sandboxes:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
         live.session = ready
-        live.start_type = StartType.RESUME if resumed else StartType.COLD
+        live.start_type = SessionStart.RESUME if resumed else SessionStart.COLD
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
         self.live.add(live)
         log.info(
@@ -172,7 +172,7 @@ class Sandboxes:
             return
         for place in self._places.found():
             if place.driver.name == left.driver:
-                await self._starter.undo(left, place.driver)
+                await self._starter.undo(left, place.driver, "left by an earlier stop")
 
     async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
         failed = session.to_failed(failure)
@@ -239,7 +239,7 @@ class Sandboxes:
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
         self.live.remove(live)
         try:
-            await self._starter.stop(live, grace=grace)
+            await self._starter.stop(live, reason, grace=grace)
         except CupolaError:
             live.stopping = False  # the driver is away: the next pass looks at it again
             self.live.add(live)
@@ -269,6 +269,7 @@ class Sandboxes:
         for place in await self._places.every():
             await place.driver.delete_home(session.home)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+        await self._starter.witness.forget_session(session.key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""

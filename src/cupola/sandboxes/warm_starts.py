@@ -82,7 +82,7 @@ class WarmStarts:
         try:
             await before_snapshot(live.address)
         except BaseException:
-            await asyncio.shield(self._starter.undo(live.row, place.driver))
+            await asyncio.shield(self._starter.undo(live.row, place.driver, "could not be made to wait"))
             raise
 
     async def break_off_newest(self) -> bool:
