@@ -238,13 +238,13 @@ class Control:
         if hasattr(pieces, "__aiter__"):
             async for piece in pieces:
                 got += piece
-                if last.encode() in got:
+                if b"\n\n" in got.partition(last.encode())[2]:
                     await pieces.aclose()
                     break
         else:
             for piece in pieces:
                 got += piece
-                if last.encode() in got:
+                if b"\n\n" in got.partition(last.encode())[2]:
                     pieces.close()
                     break
         frames = got.decode().split("\n\n")
