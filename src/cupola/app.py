@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
 from cupola.api.openapi import OpenApi
@@ -183,6 +184,7 @@ class Platform:
             ),
             versions=versions,
             sessions=self._sessions,
+            files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),

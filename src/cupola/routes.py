@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import Logs
 from cupola.api.openapi import OpenApi
@@ -38,6 +39,7 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+FILES = SESSIONS + "/{session}/files"
 OWN = "/cupola/projects/{project}/agents/{agent}"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
@@ -59,6 +61,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    files: Files
     logs: Logs
     responses: Responses
     conversations: Conversations
@@ -87,6 +90,12 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
         call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
         call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
+        call("PUT", FILES + "/content", to.files.upload, USE),
+        raw("GET", FILES + "/content", to.files.download, USE),
+        call("GET", FILES, to.files.list, USE),
+        call("DELETE", FILES, to.files.delete, USE),
+        call("POST", FILES + "/mkdir", to.files.make_directory, USE),
+        call("GET", FILES + "/stat", to.files.stat, USE),
         raw("GET", AGENT + "/versions/{version}/sessions/{session}:logstream", to.logs.of_session_of_version, USE),
         raw("GET", AGENT + "/sessions/{session}:logstream", to.logs.of_session, USE),
         raw("GET", AGENT + "/versions/{version}/containers/default:logstream", to.logs.of_version, USE),

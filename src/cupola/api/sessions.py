@@ -16,15 +16,15 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import LATEST, Agent, AgentVersion, no_agent
-from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
+from cupola.agents import LATEST, Agent, AgentVersion
+from cupola.api.owned import agent_of, caller_of, require_enabled, session_of
+from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
-from cupola.sandboxes.ready import Sandboxes, check_owner
+from cupola.sandboxes.ready import Sandboxes
 from cupola.secrecy import brief
-from cupola.sessions import Desired, Session, check_session_id
+from cupola.sessions import Session, check_session_id
 from cupola.store import Store
-from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
@@ -68,9 +68,9 @@ class Sessions:
 
     async def create(self, request: Request) -> Response:
         """`POST sessions`: 201 at once; the sandbox starts behind it."""
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         wanted = _read_new(read_model(NewSession, await read_object(request)))
-        _require_enabled(agent)
+        require_enabled(agent)
         if wanted.agent_session_id is not None:
             await self._require_unused(agent, wanted.agent_session_id)
         indicator = wanted.version_indicator
@@ -83,7 +83,7 @@ class Sessions:
         return json_reply(self._show(await self._session(request)))
 
     async def list(self, request: Request) -> Response:
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         page = page_from(request.query_params)
         mine = None if caller.role.covers(Role.OPERATOR) else caller.user
         found = await self._store.read(lambda conn: rows.list_sessions(conn, agent.project, agent.name, page, mine))
@@ -141,21 +141,8 @@ class Sessions:
                 param="agent_session_id",
             )
 
-    async def _agent(self, request: Request) -> Agent:
-        project, name = request.path_params["project"], request.path_params["agent"]
-        agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, name))
-        if agent is None:
-            raise no_agent(project, name)
-        return agent
-
     async def _session(self, request: Request) -> Session:
-        agent, caller, wanted = await self._agent(request), _caller(request), request.path_params["session"]
-        session = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
-        if session is None or session.desired is Desired.DELETED:
-            raise NotFound(f"Agent '{agent.name}' has no session {brief(wanted)}.", param="agent_session_id")
-        if not caller.role.covers(Role.OPERATOR):
-            check_owner(session, caller.user)
-        return session
+        return await session_of(request, await agent_of(request, self._store), self._store)
 
     def _show(self, session: Session) -> dict[str, Any]:
         live = self._sandboxes.live_of(session.key)
@@ -198,17 +185,3 @@ def _read_new(new: NewSession) -> NewSession:
             param="version_indicator.agent_version",
         )
     return new
-
-
-def _require_enabled(agent: Agent) -> None:
-    """A disabled agent gets no new sessions; those that it has can be seen and ended."""
-    if not agent.enabled:
-        raise Forbidden(
-            f"Agent '{agent.name}' is disabled; its endpoint takes no requests until it is enabled again.",
-            code="agent_disabled",
-        )
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["cupola.caller"]
-    return caller

@@ -36,6 +36,7 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.fake_files import FakeFiles
 from cupola.errors import StartFailed
 from cupola.runs import OutputLine, Stream
 
@@ -323,7 +324,7 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 class FakePlace:
     """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
 
-    `clock` gives the unix seconds that lines of output are stamped with.
+    While it is `full`, nothing can be uploaded to a home. `clock` gives the unix seconds that lines of output bear.
     """
 
     def __init__(self, behaviour: Choice | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -331,6 +332,7 @@ class FakePlace:
         self.clock = clock
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.homes: dict[str, dict[str, bytes]] = {}
+        self.full = False
         self.images: dict[str, str] = {}
         self.starts: Counter[str] = Counter()
         self.stops: Counter[str] = Counter()
@@ -437,6 +439,13 @@ class FakeDriver:
             for sandbox in self.place.sandboxes.values()
             if sandbox.spec.labels.get(LABEL_INSTALLATION) == self._installation
         ]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        self.place.homes.setdefault(home, {})
+
+    async def home_files(self, home: str) -> FakeFiles | None:
+        files = self.place.homes.get(home)
+        return None if files is None else FakeFiles(files, lambda: self.place.full)
 
     async def delete_home(self, home: str) -> None:
         self.place.homes.pop(home, None)
