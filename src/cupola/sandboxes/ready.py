@@ -147,7 +147,8 @@ class Sandboxes:
             live = await self._starter.start(row, agent, version, place, prepared.source, session)
         except CouldNotStart as error:
             self._places.forget(version)
-            raise await self._failed(session, error.failure) from error
+            command = f"cupola logs {session.agent} --session {session.id} --phase start"
+            raise await self._failed(session, evidence.with_command(error.failure, command)) from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
