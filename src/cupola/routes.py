@@ -19,6 +19,7 @@ from cupola.api.agents import Agents
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
@@ -36,6 +37,7 @@ from cupola.identity import Caller, Role, UserFrom
 PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
+OWN = "/cupola/projects/{project}"
 SESSIONS = AGENT + "/endpoint/sessions"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
@@ -57,6 +59,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    stopping: Stopping
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -97,6 +100,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        call("POST", OWN + "/agents/{agent}/sessions/{session}:kill", to.stopping.kill, USE),
+        call("POST", OWN + "/sessions:stop", to.stopping.stop_all, USE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

@@ -17,6 +17,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from cupola.app import Finders, Platform, callback_apps
+from cupola.clock import SteadyClock
 from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
 from cupola.errors import DriverUnavailable
@@ -67,13 +68,21 @@ class Answer:
 
 
 class Clock:
-    """The platform's clock, moved by the test. Unix seconds."""
+    """The machine's time, moved by the test: `now` passes, `jump` sets the clock without any time passing.
+
+    Unix seconds.
+    """
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
+        self.jump = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def wall(self) -> float:
+        """What the machine's clock says."""
+        return self.now + self.jump
 
 
 class Caller:
@@ -195,7 +204,7 @@ class PlatformUnderTest:
             self.store,
             self.tokens,
             Finders(find, find),
-            self.clock,
+            SteadyClock(self.clock.wall, self.clock),
             sockets=self.sockets,
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])

@@ -100,6 +100,7 @@ _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliv
 
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
+_OWN = "/cupola/projects/{project}"
 _ENDPOINT = _AGENT + "/endpoint"
 _PROTOCOLS = _ENDPOINT + "/protocols"
 _A2A = _PROTOCOLS + "/a2a"
@@ -284,6 +285,12 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"POST {_OWN}/agents/{{agent}}/sessions/{{session}}:kill": Operation(
+        "cupola.sessions.kill", "End a session's sandbox at once, keeping its files", success=(204,)
+    ),
+    f"POST {_OWN}/sessions:stop": Operation(
+        "cupola.sessions.stop_all", "Stop all sessions of a project or an agent", bodies=_json(_ref("StopAll"))
+    ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
     "GET /openapi.json": Operation("cupola.openapi", "This document"),

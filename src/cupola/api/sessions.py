@@ -20,6 +20,7 @@ from cupola.agents import LATEST, Agent, AgentVersion
 from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
+from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.ready import Sandboxes, check_owner
 from cupola.sessions import Desired, Session, check_session_id
 from cupola.store import Store
@@ -57,11 +58,13 @@ class Sessions:
         store: Store,
         sandboxes: Sandboxes,
         choice: VersionChoice,
+        expiry: Expiry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
+        self._expiry = expiry
         self._clock = clock
         self._starts: set[asyncio.Task[None]] = set()
 
@@ -133,7 +136,7 @@ class Sessions:
 
     async def _require_unused(self, agent: Agent, session_id: str) -> None:
         known = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, session_id))
-        if known is not None:
+        if await self._expiry.current(known) is not None:
             raise Conflict(
                 f"Session '{session_id}' of agent '{agent.name}' exists already; its id must be unique. "
                 "Use it as it is, delete it first, or leave the id out to get a new one.",
@@ -141,30 +144,40 @@ class Sessions:
             )
 
     async def _agent(self, request: Request) -> Agent:
-        project, name = request.path_params["project"], request.path_params["agent"]
-        agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, name))
-        if agent is None:
-            raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
-        return agent
+        return await agent_of(self._store, request)
 
     async def _session(self, request: Request) -> Session:
-        agent, caller, wanted = await self._agent(request), _caller(request), request.path_params["session"]
-        session = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
-        if session is None or session.desired is Desired.DELETED:
-            raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
-        if not caller.role.covers(Role.OPERATOR):
-            check_owner(session, caller.user)
-        return session
+        return await session_of(self._store, request)
 
     def _show(self, session: Session) -> dict[str, Any]:
         live = self._sandboxes.live_of(session.key)
         if live is not None and live.session is not None:
-            session = live.session.to_accessed(live.last)
+            session = live.session.to_accessed(self._clock() if live.open_requests else live.last)
         return show_session(session, self._clock())
 
 
+async def agent_of(store: Store, request: Request) -> Agent:
+    """The agent in the path. Raises NotFound."""
+    project, name = request.path_params["project"], request.path_params["agent"]
+    agent = await store.read(lambda conn: agent_rows.get_agent(conn, project, name))
+    if agent is None:
+        raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
+    return agent
+
+
+async def session_of(store: Store, request: Request) -> Session:
+    """The session in the path, if the caller may see it. Raises NotFound or Forbidden."""
+    agent, caller, wanted = await agent_of(store, request), _caller(request), request.path_params["session"]
+    session = await store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
+    if session is None or session.desired is Desired.DELETED:
+        raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
+    if not caller.role.covers(Role.OPERATOR):
+        check_owner(session, caller.user)
+    return session
+
+
 def show_session(session: Session, now: float) -> dict[str, Any]:
-    """A session as the wire has it; beside it `error`, the evidence of one that failed."""
+    """A session as the wire has it; beside it `error`, the evidence of one that failed, and `usage`."""
     return {
         "object": "agent.session",
         "agent_session_id": session.id,
@@ -175,6 +188,10 @@ def show_session(session: Session, now: float) -> dict[str, Any]:
         "expires_at": int(session.expires_at),
         "stopped_at": None if session.stopped_at is None else int(session.stopped_at),
         "error": None if session.failure is None else show_failure(session.failure),
+        "usage": {
+            "seconds": round(session.used_seconds, 3),
+            "cpu_seconds": round(session.used_cpu_seconds, 3),
+        },
     }
 
 

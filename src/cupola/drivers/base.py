@@ -211,7 +211,10 @@ class Driver(Protocol):
         ...
 
     async def stop(self, handle: Handle, grace: float) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL, then removes everything but home and output. Unknown handles are done."""
+        """SIGTERM, `grace` seconds, SIGKILL, then removes everything but home and output. Unknown handles are done.
+
+        May be called while an earlier call waits out its grace: the shorter one then ends the sandbox for both.
+        """
         ...
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
@@ -223,6 +226,13 @@ class Driver(Protocol):
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         """The listening TCP sockets inside the sandbox, or None when they cannot be seen. For diagnosis only."""
+        ...
+
+    async def usage(self, handle: Handle) -> float | None:
+        """Seconds of processor time that the whole sandbox has used since it began; None where that cannot be seen.
+
+        Never less than before while the sandbox runs. A handle that names nothing (any more) gives None.
+        """
         ...
 
     async def list(self) -> Sequence[Found]:

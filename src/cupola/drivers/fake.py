@@ -125,6 +125,7 @@ class FakeSandbox:
         self.output: list[str] = []
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.cpu_seconds = 0.0
         self.address: Address | None = None
         self.observation: Observation | None = None
         self._ended = asyncio.Event()
@@ -389,6 +390,10 @@ class FakeDriver:
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         sandbox = self.place.sandboxes.get(handle.reference)
         return None if sandbox is None else sandbox.listeners()
+
+    async def usage(self, handle: Handle) -> float | None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return None if sandbox is None else sandbox.cpu_seconds
 
     async def list(self) -> Sequence[Found]:
         return [

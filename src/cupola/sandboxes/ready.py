@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,16 @@ import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
-from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import Conflict, CupolaError, Forbidden, NotFound, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
+from cupola.limits import Budget, Limits, Owner, budget_of, over_budget, spent
 from cupola.sandboxes import evidence
+from cupola.sandboxes.admission import Admission
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import CouldNotStart, Starter
-from cupola.sessions import Sandbox, Session
+from cupola.sandboxes.usage import Usage
+from cupola.sessions import Desired, Observed, Sandbox, Session
 from cupola.store import Store
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
@@ -53,6 +56,8 @@ class Sandboxes:
         places: Places,
         *,
         max_sandboxes: int,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        budget: Budget = Budget(),  # noqa: B008 (frozen)
         on_lost: OnLost,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,8 +68,11 @@ class Sandboxes:
         self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
+        self.usage = Usage(store, budget, clock)
+        self._admission = Admission(limits, self.live, self.stop)
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
+        self._deleting: dict[SessionKey, asyncio.Task[None]] = {}
 
     def live_of(self, key: SessionKey) -> LiveSandbox | None:
         """The ready sandbox of a session, from memory; None when it must be looked up or started."""
@@ -73,14 +81,17 @@ class Sandboxes:
 
     async def adopt_warm(self, agent: Agent, version: AgentVersion, caller: str) -> LiveSandbox | None:
         """A new session in a warm sandbox of `version`; None when there is none."""
-        warm = self.live.take_warm(agent.project, agent.name, version.version)
-        return None if warm is None else await self._adopt(warm, caller)
+        async with self._admission.seat(Owner(agent.project, agent.name, caller)):
+            warm = self.live.take_warm(agent.project, agent.name, version.version)
+            return None if warm is None else await self._adopt(warm, caller)
 
     async def begin_session(self, agent: Agent, version: AgentVersion, caller: str, session_id: str | None) -> Session:
         """The session with that id, made on `version` if it is new; an id is made up if there is none.
 
-        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session.
+        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session. Raises QuotaExceeded
+        when there would be no room for it to run.
         """
+        await self._admission.make_room(Owner(agent.project, agent.name, caller))
         now = self._clock()
         session = Session(
             project=agent.project,
@@ -122,7 +133,7 @@ class Sandboxes:
             sandbox_rows.put_sandbox(conn, row)
 
         await self._store.write(change)
-        warm.row, warm.session, warm.last = row, session, now
+        warm.row, warm.session, warm.last, warm.counted_at = row, session, now, now
         self.live.add(warm)
         log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
         return warm
@@ -134,7 +145,7 @@ class Sandboxes:
             return live
         task = self._starting.get(session.key)
         if task is None:
-            task = asyncio.create_task(self._bring_up(session, agent, version))
+            task = asyncio.create_task(self._let_in(session, agent, version))
             self._starting[session.key] = task
             task.add_done_callback(lambda done: self._start_ended(session.key, done))
         try:
@@ -143,8 +154,8 @@ class Sandboxes:
             if not task.cancelled() or _is_being_cancelled():
                 raise
             raise Conflict(
-                f"The start of session '{session.id}' was broken off: its version or the session was deleted, "
-                "or the platform stops."
+                f"The start of session '{session.id}' was broken off: it was stopped, its version or the session was "
+                "deleted, or the platform stops."
             ) from error
 
     def _start_ended(self, key: SessionKey, task: asyncio.Task[LiveSandbox]) -> None:
@@ -152,11 +163,34 @@ class Sandboxes:
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have waited
 
-    async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+    async def _let_in(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+        """Waits for a stop that is under way, then starts the session if its budget and the limits allow it."""
         stopping = self._stopping.get(session.key)
         if stopping is not None:
             await asyncio.wait([stopping])
-        await self._make_room()
+            if (live := self.live_of(session.key)) is not None:  # the driver was away, so it could not be stopped
+                return live
+        session = await self._as_stored(session)
+        if over := spent(session, budget_of(version, self.usage.default)):
+            raise over_budget(session, over)
+        try:
+            async with self._admission.seat(Owner(session.project, session.agent, session.caller)):
+                await self._make_room()
+                return await self._bring_up(session, agent, version)
+        except QuotaExceeded:
+            await self._give_up_start(session)
+            raise
+
+    async def _as_stored(self, session: Session) -> Session:
+        """The session as it is now: whoever asked may have read it before it was stopped or deleted."""
+        known = await self._store.read(lambda conn: session_rows.get_session(conn, *session.key))
+        if known is None or known.desired is Desired.DELETED:
+            raise NotFound(
+                f"Session '{session.id}' of agent '{session.agent}' was deleted meanwhile.", param="agent_session_id"
+            )
+        return known
+
+    async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         began = self._clock()
         resumed = session.stopped_at is not None
         session = session.to_starting(began)
@@ -173,7 +207,7 @@ class Sandboxes:
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
-        live.session = ready
+        live.session, live.counted_at = ready, self._clock()
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
         self.live.add(live)
         log.info(
@@ -202,16 +236,20 @@ class Sandboxes:
         return not_ready(failure, session.id)
 
     async def _make_room(self) -> None:
-        while len(self.live) + len(self._starting) + len(self._stopping) > self._max:
-            resting = [
-                live for live in self.live if not live.stopping and not live.open_requests and not live.background
-            ]
+        while (running := self._running()) > self._max:
+            resting = [live for live in self.live if live.rests]
             if not resting:
                 raise QuotaExceeded(
                     f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
-                    "stop a session, or raise CUPOLA_MAX_SANDBOXES."
+                    "stop a session, or raise CUPOLA_MAX_SANDBOXES.",
+                    extra={"scope": "installation", "limit": self._max, "running": running - 1},
                 )
             await self.stop(min(resting, key=lambda live: live.last), "made room")
+
+    def _running(self) -> int:
+        """Sandboxes that there are or are about to be."""
+        elsewhere = [key for key in self._stopping if self.live.of_session(key) is None]
+        return len(self.live) + len(self._starting) + len(elsewhere)
 
     def add_warm(self, live: LiveSandbox) -> None:
         """Keeps a ready sandbox without a session for the next session of its version."""
@@ -219,16 +257,26 @@ class Sandboxes:
 
     def adopt_running(self, live: LiveSandbox) -> None:
         """Takes over a sandbox that outlived an earlier server."""
+        live.counted_at = self._clock()
         self.live.add(live)
 
     async def stop(
-        self, live: LiveSandbox, reason: str, *, grace: float | None = None, last_word: str | None = None
+        self,
+        live: LiveSandbox,
+        reason: str,
+        *,
+        grace: float | None = None,
+        last_word: str | None = None,
+        ending: CupolaError | None = None,
     ) -> None:
         """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask.
 
-        What it has left unfinished then ends with `last_word`, or with what `reason` says.
+        Who names a grace while it is being stopped shortens that stop to its own. What it has left unfinished then ends
+        with `last_word`, or with what `reason` says; `ending` is why requests that are open break off, and forbids
+        that they are sent again to the next sandbox.
         """
         key = live.session.key if live.session is not None else (live.row.project, live.row.agent, live.row.id)
+        live.ending = live.ending or ending
         task = self._stopping.get(key)
         if task is None:
             live.stopping = True
@@ -236,34 +284,88 @@ class Sandboxes:
             task = asyncio.create_task(self._stop(live, reason, grace, last_word))
             self._stopping[key] = task
             task.add_done_callback(lambda _: self._stopping.pop(key, None))
+        elif grace is not None:
+            await live.driver.stop(live.handle, grace)
         await asyncio.shield(task)
 
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
-        self.live.remove(live)
+        if live.session is None:
+            self.live.remove(live)  # no other session may take it; one with a session stays until it is gone
         try:
+            await self.usage.count_last(live, in_haste=grace == 0)
             await self._starter.stop(live, grace=grace)
         except CupolaError:
-            live.stopping = False  # the driver is away: the next pass looks at it again
+            live.stopping, live.ending = False, None  # the driver is away: the next pass looks at it again
             self.live.add(live)
             raise
-        if live.session is not None:
-            idle = live.session.to_accessed(live.last).to_idle(self._clock())
-            await self._store.write(lambda conn: _put_if_there(conn, idle))
-            await self._on_lost(live.session, last_word)
+        try:
+            if live.session is not None:
+                idle = live.session.to_accessed(live.last).to_idle(self._clock())
+                await self._store.write(lambda conn: _put_if_there(conn, idle))
+                await self._on_lost(live.session, last_word)
+        finally:
+            self.live.remove(live)
         log.info("sandbox stopped", agent=live.row.agent, session=live.row.session_id, reason=reason)
 
-    async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
+    async def stop_session(
+        self, session: Session, *, grace: float | None = None, ending: CupolaError | None = None
+    ) -> None:
         """Stops what runs or starts for a session. Nothing running is done."""
         starting = self._starting.get(session.key)
         if starting is not None:
             starting.cancel()
             await asyncio.wait([starting])
+            await self._give_up_start(session)
         live = self.live.of_session(session.key)
         if live is not None:
-            await self.stop(live, "session stopped", grace=grace)
+            ending = ending or _stopped(session)
+            await self.stop(live, "session stopped", grace=grace, last_word=ending.message, ending=ending)
+
+    async def kill_session(self, session: Session) -> None:
+        """SIGKILL, now: to what runs, starts, or is being stopped and waits out its grace."""
+        await self.stop_session(session, grace=0, ending=_stopped(session, "killed"))
+
+    async def _give_up_start(self, session: Session) -> None:
+        """A session that was to start and does not: it sleeps, and the next request tries again."""
+        now = self._clock()
+
+        def change(conn: Any) -> None:
+            known = session_rows.get_session(conn, *session.key)
+            if known is not None and known.desired is Desired.RUNNING and known.observed in _COMING_UP:
+                session_rows.put_session(conn, known.to_idle(now))
+
+        await self._store.write(change)
+
+    async def forget_unused(self, session: Session) -> None:
+        """Takes away a session that was made for a request and has never had a sandbox."""
+
+        def change(conn: Any) -> None:
+            known = session_rows.get_session(conn, *session.key)
+            if known is not None and (known.guid, known.last_accessed_at) == (session.guid, session.created_at):
+                session_rows.delete_session(conn, *session.key)
+
+        if not self.has_sandbox(session.key):
+            await self._store.write(change)
+
+    def has_sandbox(self, key: SessionKey) -> bool:
+        """Whether a sandbox of the session starts, runs or stops."""
+        return key in self._starting or self.live.of_session(key) is not None
+
+    def keys_with_sandbox(self) -> Sequence[SessionKey]:
+        """All sessions of which `has_sandbox` is true."""
+        running = [live.session.key for live in self.live if live.session is not None]
+        return list(dict.fromkeys([*self._starting, *running]))
 
     async def delete_session(self, session: Session) -> None:
-        """Ends a session: sandbox, home, row. May be repeated after a crash."""
+        """Ends a session: sandbox, home, row. Once however many ask; may be repeated after a crash."""
+        task = self._deleting.get(session.key)
+        if task is None:
+            task = asyncio.create_task(self._delete(session))
+            self._deleting[session.key] = task
+            task.add_done_callback(lambda _: self._deleting.pop(session.key, None))
+        await asyncio.shield(task)
+
+    async def _delete(self, session: Session) -> None:
         gone = session.to_deleted()
         await self._store.write(lambda conn: session_rows.put_session(conn, gone))
         await self.stop_session(session, grace=0)
@@ -321,6 +423,16 @@ class Sandboxes:
         for result in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(result, CupolaError):
                 log.warning("sandbox not stopped", reason=result.message)
+
+
+_COMING_UP = (Observed.NONE, Observed.STARTING)
+
+
+def _stopped(session: Session, how: str = "stopped") -> Conflict:
+    return Conflict(
+        f"Session '{session.id}' was {how} while this was running; ask again to resume it with its files.",
+        code="session_stopped",
+    )
 
 
 def _is_being_cancelled() -> bool:

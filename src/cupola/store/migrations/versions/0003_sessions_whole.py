@@ -89,9 +89,12 @@ def upgrade() -> None:
     )
     for column in ("used_seconds", "used_cpu_seconds"):
         op.add_column("sessions", sa.Column(column, sa.Float(), nullable=False, server_default="0"))
+    op.add_column("sandboxes", sa.Column("used_cpu_seconds", sa.Float(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("sandboxes") as sandboxes:
+        sandboxes.drop_column("used_cpu_seconds")
     with op.batch_alter_table("sessions") as sessions:
         sessions.drop_column("used_cpu_seconds")
         sessions.drop_column("used_seconds")
