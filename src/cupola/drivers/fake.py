@@ -125,7 +125,7 @@ class FakeSandbox:
         self.output: list[str] = []
         self.requests: list[Request] = []
         self.abandoned = 0
-        self.cpu_seconds = 0.0
+        self.cpu_seconds: float | None = 0.0
         self.address: Address | None = None
         self.observation: Observation | None = None
         self._ended = asyncio.Event()
