@@ -38,7 +38,7 @@ def homes_with_a_note(platform: PlatformUnderTest) -> int:
 @pytest.fixture(autouse=True)
 async def version(platform: PlatformUnderTest) -> AsyncGenerator[None]:
     await platform.create_version()
-    yield
+    return
 
 
 async def test_an_expired_session_goes_with_its_files(platform: PlatformUnderTest) -> None:
