@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,8 @@ async def test_beyond_the_limit_a_newcomer_gets_the_numbers(tmp_path: Path) -> N
         await platform.create_version()
         first = asyncio.create_task(platform.ask(stream=True, on_chunk=begun))
         await begun.wait()
-        for wanted in ({}, {"agent_session_id": "mine"}):
-            refused = await platform.ask(**wanted)
+        for wanted in (None, "mine"):
+            refused = await platform.ask(agent_session_id=wanted)
             assert (refused.status, refused.error["code"]) == (429, "QuotaExceeded")
             assert refused.headers["x-adc-response-details"] == "QuotaExceeded"
             info = refused.error["additionalInfo"]
@@ -75,7 +76,8 @@ async def test_a_caller_makes_room_from_its_own(tmp_path: Path) -> None:
 async def test_of_many_newcomers_only_as_many_get_in(tmp_path: Path, limit: str) -> None:
     """Ten at once for three seats, the probed sandbox among what can be had: three run, seven are told why."""
     gate = asyncio.Event()
-    async with open_platform(tmp_path, slow(gate), **{limit: 3}) as platform:
+    settings: dict[str, Any] = {limit: 3}
+    async with open_platform(tmp_path, slow(gate), **settings) as platform:
         await platform.create_version()
         most = 0
 

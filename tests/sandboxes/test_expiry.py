@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,8 @@ def homes_with_a_note(platform: PlatformUnderTest) -> int:
 
 
 @pytest.fixture(autouse=True)
-async def version(platform: PlatformUnderTest) -> AsyncGenerator[None]:
+async def version(platform: PlatformUnderTest) -> None:
     await platform.create_version()
-    return
 
 
 async def test_an_expired_session_goes_with_its_files(platform: PlatformUnderTest) -> None:

@@ -139,11 +139,11 @@ async def test_a_request_is_served_however_it_meets_the_reaper(platform: Platfor
         (live,) = [live for live in platform.platform.sandboxes.live if live.session]
         pass_over = partial(platform.platform.reaper._stop, live)  # without what a pass writes before it decides
         early, late = (pass_over, asking) if first == "the reaper" else (asking, pass_over)
-        one = asyncio.create_task(early())  # type: ignore[arg-type]  # either of the two
+        one = asyncio.create_task(early())
         for _ in range(turns):
             await asyncio.sleep(0)
             assert sum(box.spec.labels["cupola.session"] == "s" for box in platform.place.sandboxes.values()) <= 1
-        other = asyncio.create_task(late())  # type: ignore[arg-type]  # either of the two
+        other = asyncio.create_task(late())
         answers = [answer for answer in await asyncio.gather(one, other) if answer is not None]
         assert [answer.status for answer in answers] == [200]
         assert b"response.completed" in answers[0].body

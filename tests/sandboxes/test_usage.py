@@ -98,7 +98,8 @@ async def test_a_jump_of_the_clock_is_no_use(platform: PlatformUnderTest, jump: 
 async def test_over_its_budget_a_session_is_cut_off(tmp_path: Path, key: str, cpu: float) -> None:
     """In the middle of a stream, which ends `failed` with the numbers; so do requests that come later."""
     gate, begun = asyncio.Event(), asyncio.Event()
-    async with open_platform(tmp_path, slow(gate), **{key: 60}) as platform:
+    settings: dict[str, Any] = {key: 60}
+    async with open_platform(tmp_path, slow(gate), **settings) as platform:
         await platform.create_version()
         asking = asyncio.create_task(platform.ask(agent_session_id="s", stream=True, on_chunk=begun))
         await begun.wait()

@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cupola.agents import LATEST, Agent, AgentVersion
-from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
+from cupola.api.owned import agent_of, caller_of, require_enabled, session_of
+from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.expiry import Expiry
-from cupola.sandboxes.ready import Sandboxes, check_owner
-from cupola.sessions import Desired, Session, check_session_id
+from cupola.sandboxes.ready import Sandboxes
+from cupola.secrecy import brief
+from cupola.sessions import Session, check_session_id
 from cupola.store import Store
-from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
@@ -70,9 +71,9 @@ class Sessions:
 
     async def create(self, request: Request) -> Response:
         """`POST sessions`: 201 at once; the sandbox starts behind it."""
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         wanted = _read_new(read_model(NewSession, await read_object(request)))
-        _require_enabled(agent)
+        require_enabled(agent)
         if wanted.agent_session_id is not None:
             await self._require_unused(agent, wanted.agent_session_id)
         indicator = wanted.version_indicator
@@ -85,7 +86,7 @@ class Sessions:
         return json_reply(self._show(await self._session(request)))
 
     async def list(self, request: Request) -> Response:
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         page = page_from(request.query_params)
         mine = None if caller.role.covers(Role.OPERATOR) else caller.user
         found = await self._store.read(lambda conn: rows.list_sessions(conn, agent.project, agent.name, page, mine))
@@ -143,37 +144,14 @@ class Sessions:
                 param="agent_session_id",
             )
 
-    async def _agent(self, request: Request) -> Agent:
-        return await agent_of(self._store, request)
-
     async def _session(self, request: Request) -> Session:
-        return await session_of(self._store, request)
+        return await session_of(request, await agent_of(request, self._store), self._store)
 
     def _show(self, session: Session) -> dict[str, Any]:
         live = self._sandboxes.live_of(session.key)
         if live is not None and live.session is not None:
             session = live.session.to_accessed(self._clock() if live.open_requests else live.last)
         return show_session(session, self._clock())
-
-
-async def agent_of(store: Store, request: Request) -> Agent:
-    """The agent in the path. Raises NotFound."""
-    project, name = request.path_params["project"], request.path_params["agent"]
-    agent = await store.read(lambda conn: agent_rows.get_agent(conn, project, name))
-    if agent is None:
-        raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
-    return agent
-
-
-async def session_of(store: Store, request: Request) -> Session:
-    """The session in the path, if the caller may see it. Raises NotFound or Forbidden."""
-    agent, caller, wanted = await agent_of(store, request), _caller(request), request.path_params["session"]
-    session = await store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
-    if session is None or session.desired is Desired.DELETED:
-        raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
-    if not caller.role.covers(Role.OPERATOR):
-        check_owner(session, caller.user)
-    return session
 
 
 def show_session(session: Session, now: float) -> dict[str, Any]:
@@ -204,27 +182,13 @@ def _read_new(new: NewSession) -> NewSession:
         return new
     if indicator.type != "version_ref":
         raise BadRequest(
-            f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
+            f"'version_indicator.type' is {brief(indicator.type)}; it must be 'version_ref'.",
             param="version_indicator.type",
         )
     if indicator.agent_version == LATEST or indicator.agent_version.startswith("@"):
         raise BadRequest(
-            f"'version_indicator.agent_version' is '{indicator.agent_version[:80]}'; aliases are not accepted here. "
+            f"'version_indicator.agent_version' is {brief(indicator.agent_version)}; aliases are not accepted here. "
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )
     return new
-
-
-def _require_enabled(agent: Agent) -> None:
-    """A disabled agent gets no new sessions; those that it has can be seen and ended."""
-    if not agent.enabled:
-        raise Forbidden(
-            f"Agent '{agent.name}' is disabled; its endpoint takes no requests until it is enabled again.",
-            code="agent_disabled",
-        )
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["cupola.caller"]
-    return caller

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.api.sessions import session_of
+from cupola.api.owned import agent_of, caller_of, session_of
 from cupola.errors import CupolaError
 from cupola.identity import Caller, Role
 from cupola.sandboxes.ready import Sandboxes
@@ -48,13 +48,14 @@ class Stopping:
 
     async def kill(self, request: Request) -> Response:
         """`POST …/sessions/{session}:kill`: SIGKILL, now; done already is done."""
-        await self._sandboxes.kill_session(await session_of(self._store, request))
+        agent = await agent_of(request, self._store)
+        await self._sandboxes.kill_session(await session_of(request, agent, self._store))
         return no_content()
 
     async def stop_all(self, request: Request) -> Response:
         """`POST …/sessions:stop`: all that run, start or stop already, of those that the caller may stop."""
         wanted = read_model(StopAll, await read_object(request))
-        found = await self._running(request.path_params["project"], wanted.agent, request.scope["cupola.caller"])
+        found = await self._running(request.path_params["project"], wanted.agent, caller_of(request))
         results = await asyncio.gather(*(self._stop(session, wanted.grace) for session in found))
         failed = [failure for failure in results if failure is not None]
         stopped = [session.id for session, failure in zip(found, results, strict=True) if failure is None]

@@ -23,11 +23,11 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from cupola.drivers import bubblewrap as bwrap
 from cupola.drivers import cgroups
@@ -44,21 +44,26 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
+from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
+from cupola.drivers.process_output import Tail
 from cupola.drivers.process_surroundings import Surroundings, look_around
+from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
-
-T = TypeVar("T")
 
 HOST = "127.0.0.1"
 
 TICK = 0.01
 """Seconds between looks at a process that was told to end."""
+
+LOOKS_AT_OUTPUT = (0.05, 1.0)
+"""Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
 
 PORTS = range(20_000, 32_768)
 """Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
@@ -123,14 +128,14 @@ class ProcessDriver:
         surroundings = await self.surroundings()
         try:
             async with self._reserving:
-                record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
+                record = await finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
                 f"The sandbox's directories in {self._files.root} could not be made: {error}.", phase="create"
             ) from error
         yield self._handle(record)
         try:
-            record = await _finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
+            record = await finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
         except OSError as error:
             raise StartFailed(f"The agent's process could not be started: {error}.", phase="start") from error
         yield self._handle(record)
@@ -141,6 +146,14 @@ class ProcessDriver:
             return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        record = await asyncio.to_thread(self._read_found, handle.reference)
+        if record is None:
+            return
+        if record.process is not None:
+            await self._ask_to_end(record, grace)
+        await asyncio.to_thread(self._kill, record)
+
     async def stop(self, handle: Handle, grace: float) -> None:
         record = await asyncio.to_thread(self._read_found, handle.reference)
         if record is None:
@@ -148,6 +161,25 @@ class ProcessDriver:
         if record.process is not None:
             await self._ask_to_end(record, grace)
         await asyncio.to_thread(self._undo, record)
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        try:
+            tail = Tail(self._files.output(handle.reference), None if after is None else int(after))
+        except FileNotFoundError:
+            return
+        with tail:
+            shortest, longest = LOOKS_AT_OUTPUT
+            pause = shortest
+            while True:
+                ended = (await self.poll(handle)).life is not Life.RUNNING  # before the look: what is there is all
+                while lines := tail.read(ended=ended):
+                    yield Output(lines, str(tail.position))
+                    tail.release()
+                    pause = shortest
+                if ended:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         return await asyncio.to_thread(last_lines, self._files.output(handle.reference), tail)
@@ -167,6 +199,16 @@ class ProcessDriver:
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        await self.surroundings()  # which makes the directories
+        await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
+
+    async def home_files(self, home: str) -> HostFiles | None:
+        directory = self._files.home(home)
+        if not await asyncio.to_thread(directory.is_dir):
+            return None
+        return HostFiles(directory, self._files.drafts)
 
     async def delete_home(self, home: str) -> None:
         await asyncio.to_thread(self._files.remove_home, home)
@@ -314,11 +356,16 @@ class ProcessDriver:
             told = told or tree.tell(record)
             await asyncio.sleep(TICK)
 
-    def _undo(self, record: Record) -> None:
-        """Ends every process of the sandbox and removes what was made for it; home and output stay."""
+    def _kill(self, record: Record) -> None:
+        """Ends every process of the sandbox."""
         deadline = time.monotonic() + KILL_PATIENCE
         while tree.kill_all(record) and time.monotonic() < deadline:
             time.sleep(TICK)
+
+    def _undo(self, record: Record) -> None:
+        """Ends every process of the sandbox and removes what was made for it; the home stays."""
+        self._kill(record)
+        deadline = time.monotonic() + KILL_PATIENCE
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
         self._files.remove(record.sandbox_id)
@@ -355,13 +402,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-async def _finished(work: Awaitable[T]) -> T:
-    """Awaits `work` to its end even when cancelled, so that what it makes can be found and undone."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

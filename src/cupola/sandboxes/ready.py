@@ -133,6 +133,7 @@ class Sandboxes:
             sandbox_rows.put_sandbox(conn, row)
 
         await self._store.write(change)
+        self._starter.witness.adopted(row)
         warm.row, warm.session, warm.last, warm.counted_at = row, session, now, now
         self.live.add(warm)
         log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
@@ -227,7 +228,7 @@ class Sandboxes:
             return
         for place in self._places.found():
             if place.driver.name == left.driver:
-                await self._starter.undo(left, place.driver)
+                await self._starter.undo(left, place.driver, "left by an earlier stop")
 
     async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
         failed = session.to_failed(failure)
@@ -285,7 +286,7 @@ class Sandboxes:
             self._stopping[key] = task
             task.add_done_callback(lambda _: self._stopping.pop(key, None))
         elif grace is not None:
-            await live.driver.stop(live.handle, grace)
+            await live.driver.end(live.handle, grace)
         await asyncio.shield(task)
 
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
@@ -293,7 +294,7 @@ class Sandboxes:
             self.live.remove(live)  # no other session may take it; one with a session stays until it is gone
         try:
             await self.usage.count_last(live, in_haste=grace == 0)
-            await self._starter.stop(live, grace=grace)
+            await self._starter.stop(live, reason, grace=grace)
         except CupolaError:
             live.stopping, live.ending = False, None  # the driver is away: the next pass looks at it again
             self.live.add(live)
@@ -372,6 +373,7 @@ class Sandboxes:
         for place in await self._places.every():
             await place.driver.delete_home(session.home)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+        await self._starter.witness.forget_session(session.key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
