@@ -230,11 +230,15 @@ async def test_sigkill_after_the_grace(place: Place) -> None:
 async def test_a_shorter_stop_overtakes_a_longer_one(place: Place) -> None:
     """An agent that ignores SIGTERM is gone at once when somebody does not want to wait; both stops return."""
     handle = await serve(place, Agent.STUBBORN)
-    patient = asyncio.create_task(place.driver.stop(handle, 600))
-    await asyncio.sleep(0)
-    async with asyncio.timeout(DEADLINE):
-        await place.driver.stop(handle, 0)
-        await patient
+    for patient, impatient in (
+        (place.driver.end(handle, 600), place.driver.end),
+        (place.driver.stop(handle, 600), place.driver.stop),
+    ):
+        waiting = asyncio.create_task(patient)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            await impatient(handle, 0)
+            await waiting
     assert (await place.driver.poll(handle)).life is Life.GONE
     assert await place.driver.list() == []
 

@@ -72,7 +72,9 @@ async def test_a_caller_makes_room_from_its_own(tmp_path: Path) -> None:
         assert sessions_of(platform) == ["anns-too", "bobs"]
 
 
-@pytest.mark.parametrize("limit", ["max_sessions_per_project", "max_sessions_per_agent", "max_sessions_per_caller"])
+@pytest.mark.parametrize(
+    "limit", ["max_sandboxes", "max_sessions_per_project", "max_sessions_per_agent", "max_sessions_per_caller"]
+)
 async def test_of_many_newcomers_only_as_many_get_in(tmp_path: Path, limit: str) -> None:
     """Ten at once for three seats, the probed sandbox among what can be had: three run, seven are told why."""
     gate = asyncio.Event()

@@ -73,6 +73,7 @@ class Sandboxes:
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
         self._deleting: dict[SessionKey, asyncio.Task[None]] = {}
+        self._making: set[SessionKey] = set()
 
     def live_of(self, key: SessionKey) -> LiveSandbox | None:
         """The ready sandbox of a session, from memory; None when it must be looked up or started."""
@@ -177,10 +178,13 @@ class Sandboxes:
         try:
             async with self._admission.seat(Owner(session.project, session.agent, session.caller)):
                 await self._make_room()
+                self._making.add(session.key)
                 return await self._bring_up(session, agent, version)
         except QuotaExceeded:
             await self._give_up_start(session)
             raise
+        finally:
+            self._making.discard(session.key)
 
     async def _as_stored(self, session: Session) -> Session:
         """The session as it is now: whoever asked may have read it before it was stopped or deleted."""
@@ -237,20 +241,20 @@ class Sandboxes:
         return not_ready(failure, session.id)
 
     async def _make_room(self) -> None:
-        while (running := self._running()) > self._max:
+        while (running := self._running()) >= self._max:
             resting = [live for live in self.live if live.rests]
             if not resting:
                 raise QuotaExceeded(
                     f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
                     "stop a session, or raise CUPOLA_MAX_SANDBOXES.",
-                    extra={"scope": "installation", "limit": self._max, "running": running - 1},
+                    extra={"scope": "installation", "limit": self._max, "running": running},
                 )
             await self.stop(min(resting, key=lambda live: live.last), "made room")
 
     def _running(self) -> int:
-        """Sandboxes that there are or are about to be."""
+        """Sandboxes that there are or are about to be; newcomers that still wait for room are none of them."""
         elsewhere = [key for key in self._stopping if self.live.of_session(key) is None]
-        return len(self.live) + len(self._starting) + len(elsewhere)
+        return len(self.live) + len(self._making) + len(elsewhere)
 
     def add_warm(self, live: LiveSandbox) -> None:
         """Keeps a ready sandbox without a session for the next session of its version."""
@@ -363,8 +367,13 @@ class Sandboxes:
         if task is None:
             task = asyncio.create_task(self._delete(session))
             self._deleting[session.key] = task
-            task.add_done_callback(lambda _: self._deleting.pop(session.key, None))
+            task.add_done_callback(lambda done: self._deletion_ended(session.key, done))
         await asyncio.shield(task)
+
+    def _deletion_ended(self, key: SessionKey, task: asyncio.Task[None]) -> None:
+        self._deleting.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; he may have left
 
     async def _delete(self, session: Session) -> None:
         gone = session.to_deleted()
@@ -417,6 +426,7 @@ class Sandboxes:
 
     async def stop_all(self, grace: float) -> None:
         """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
+        await asyncio.gather(*self._deleting.values(), return_exceptions=True)
         await self.break_off()
         stops = [
             self.stop(live, "platform stops", grace=grace) if live.session else self.discard_warm(live)

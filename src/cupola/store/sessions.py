@@ -33,7 +33,7 @@ _LIVE = (
 )
 _LONG_UNUSED = (
     select(sessions)
-    .where(sessions.c.last_accessed_at <= bindparam("p_until"))
+    .where(sessions.c.last_accessed_at <= bindparam("p_until"), sessions.c.desired != Desired.DELETED.value)
     .order_by(sessions.c.last_accessed_at, sessions.c.seq)
     .limit(bindparam("p_limit"))
 )
