@@ -23,6 +23,7 @@ from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
+from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
@@ -72,6 +73,7 @@ class Handlers:
     sockets: WebSockets
     activities: Activities
     a2a: A2A
+    pools: Pools
     health: Health
     openapi: OpenApi
 
@@ -118,6 +120,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", OWN + "/sessions/{session}:kill", to.stopping.kill, USE),
         call("POST", OWN_PROJECT + "/sessions:stop", to.stopping.stop_all, USE),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
+        call("GET", OWN + "/warm", to.pools.list, READ),
+        call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

@@ -105,9 +105,10 @@ _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20},
 
 _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliveryMode=_TEXT)
 
+_OWN_PROJECT = "/cupola/projects/{project}"
+_OWN = _OWN_PROJECT + "/agents/{agent}"
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
-_OWN = "/cupola/projects/{project}"
 _ENDPOINT = _AGENT + "/endpoint"
 _FILES = _ENDPOINT + "/sessions/{session}/files"
 _PROTOCOLS = _ENDPOINT + "/protocols"
@@ -339,13 +340,13 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
-    f"POST {_OWN}/agents/{{agent}}/sessions/{{session}}:kill": Operation(
+    f"POST {_OWN}/sessions/{{session}}:kill": Operation(
         "cupola.sessions.kill", "End a session's sandbox at once, keeping its files", success=(204,)
     ),
-    f"POST {_OWN}/sessions:stop": Operation(
+    f"POST {_OWN_PROJECT}/sessions:stop": Operation(
         "cupola.sessions.stop_all", "Stop all sessions of a project or an agent", bodies=_json(_ref("StopAll"))
     ),
-    "GET /cupola/projects/{project}/agents/{agent}/logs": Operation(
+    f"GET {_OWN}/logs": Operation(
         "cupola.logs",
         "Read and follow the logs of an agent's sandboxes",
         query={
@@ -357,6 +358,12 @@ OPERATIONS: Mapping[str, Operation] = {
             "follow": _FLAG,
         },
         reply=("application/x-ndjson",),
+    ),
+    f"GET {_OWN}/warm": Operation("cupola.list_warm_pools", "List an agent's warm pools"),
+    f"POST {_OWN}/versions/{{version}}:warm": Operation(
+        "cupola.resize_warm_pool",
+        "Change how many sandboxes of a version wait for new sessions",
+        bodies=_json(_object("warm_pool", warm_pool={"type": ["integer", "null"], "minimum": 0, "maximum": 100})),
     ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
