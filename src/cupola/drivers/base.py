@@ -285,7 +285,10 @@ class Driver(Protocol):
         ...
 
     async def end(self, handle: Handle, grace: float) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done."""
+        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done.
+
+        May be called while an earlier `end` or `stop` waits out its grace: the shorter one ends the sandbox for both.
+        """
         ...
 
     async def stop(self, handle: Handle, grace: float) -> None:
@@ -310,6 +313,13 @@ class Driver(Protocol):
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         """The listening TCP sockets inside the sandbox, or None when they cannot be seen. For diagnosis only."""
+        ...
+
+    async def usage(self, handle: Handle) -> float | None:
+        """Seconds of processor time that the whole sandbox has used since it began; None where that cannot be seen.
+
+        Never less than before while the sandbox runs. A handle that names nothing (any more) gives None.
+        """
         ...
 
     async def list(self) -> Sequence[Found]:

@@ -62,6 +62,7 @@ from cupola.drivers.docker_container import (
     observation,
     output_lines,
     parse_proc_net_tcp,
+    used_cpu_seconds,
 )
 from cupola.drivers.docker_credentials import credentials_for
 from cupola.drivers.docker_engine import (
@@ -283,6 +284,13 @@ class DockerDriver:
                 return None
             seen = await asyncio.to_thread(_read_sockets, int(shown["State"]["Pid"]), str(shown["Id"]))
             return parse_proc_net_tcp(seen if seen is not None else await self._ask_for_sockets(handle))
+
+    async def usage(self, handle: Handle) -> float | None:
+        # Not `container.stats`: it does not know `one-shot`, and without that an engine watches for a second or two.
+        params = {"stream": "false", "one-shot": "true"}
+        with engine_errors("see what a sandbox uses"):
+            shown = await unless_gone(self._client._query_json(f"containers/{handle.reference}/stats", params=params))
+        return None if shown is None else used_cpu_seconds(shown)
 
     async def list(self) -> Sequence[Found]:
         place = await self._find_place()

@@ -163,6 +163,12 @@ def observation(state: Mapping[str, Any], *, told_of_memory: bool = True) -> Obs
     return Observation(Life.EXITED, code, out_of_memory=told or (code == KILLED and not told_of_memory))
 
 
+def used_cpu_seconds(stats: Mapping[str, Any]) -> float | None:
+    """Processor time of a container that runs, from the engine's statistics; one that has ended shows none."""
+    nanoseconds = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage")
+    return nanoseconds / 1e9 if nanoseconds else None
+
+
 def inspected_address(container: Mapping[str, Any], *, publish: bool) -> Address | None:
     """Where an inspected container is reached; None when it has no address (any more)."""
     settings = container.get("NetworkSettings") or {}

@@ -134,6 +134,7 @@ class FakeSandbox:
         self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.cpu_seconds: float | None = 0.0
         self.restored: Mapping[str, str] = {}
         self.address: Address | None = None
         self.observation: Observation | None = None
@@ -445,6 +446,10 @@ class FakeDriver:
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         sandbox = self.place.sandboxes.get(handle.reference)
         return None if sandbox is None else sandbox.listeners()
+
+    async def usage(self, handle: Handle) -> float | None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return None if sandbox is None else sandbox.cpu_seconds
 
     async def list(self) -> Sequence[Found]:
         return [

@@ -195,6 +195,12 @@ class ProcessDriver:
             return None
         return await asyncio.to_thread(tree.listeners, record)
 
+    async def usage(self, handle: Handle) -> float | None:
+        record = self._files.read(handle.reference)
+        if record is None or record.process is None:
+            return None
+        return await asyncio.to_thread(tree.cpu_seconds, record)
+
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
