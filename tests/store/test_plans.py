@@ -20,6 +20,7 @@ from cupola.store import (
     sessions,
     sqlite,
     state,
+    timings,
 )
 from cupola.store.migrate import migrate
 from tests.store import shapes
@@ -59,6 +60,10 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "get_state_item": lambda c: state.get_item(c, shapes.state_store(), USER, "k", 1.0),
     "list_state_items": lambda c: _list_state(c, {}),
     "list_tagged_state_items": lambda c: _list_state(c, {"a": "b"}),
+    "next_timings": lambda c: timings.next_timings(c, PROJECT, AGENT, (1.0, 1), 10),
+    "delete_old_timings": lambda c: timings.delete_old_timings(c, 1e9, 10),
+    "delete_beyond": lambda c: timings.delete_beyond(c, PROJECT, AGENT, -1, 10),
+    "delete_timings_of_agent": lambda c: timings.delete_timings_of_agent(c, PROJECT, AGENT),
     "delete_expired": lambda c: state.delete_expired(c, 1e9, 10),
 }
 
@@ -74,7 +79,7 @@ OPENED_TAGS = "SCAN anon_1 VIRTUAL TABLE INDEX 1:"
 """Walks through the tags of one item, of which there are few."""
 
 ALLOWED = (BY_PARTIAL_INDEX, OPENED_TAGS)
-PAGED = ("list_sessions", "list_items", "list_state_items", "list_tagged_state_items")
+PAGED = ("next_timings", "list_sessions", "list_items", "list_state_items", "list_tagged_state_items")
 """These lists grow without bound: a page must not cost a sort of the whole."""
 
 

@@ -176,6 +176,7 @@ class PlatformUnderTest:
         sockets: Limits | None = None,
     ) -> None:
         self.sockets = sockets
+        self.ticks = Clock()
         self.installation = installation
         self.settings = settings
         self.place = place
@@ -197,6 +198,7 @@ class PlatformUnderTest:
             Finders(find, find),
             self.clock,
             sockets=self.sockets,
+            ticks=self.ticks,
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
         self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)

@@ -21,7 +21,7 @@ from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.ready import Sandboxes, check_owner
-from cupola.sessions import Desired, Session, check_session_id
+from cupola.sessions import Desired, Session, check_session_id, is_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows
@@ -68,7 +68,10 @@ class Sessions:
     async def create(self, request: Request) -> Response:
         """`POST sessions`: 201 at once; the sandbox starts behind it."""
         agent, caller = await self._agent(request), _caller(request)
-        wanted = _read_new(read_model(NewSession, await read_object(request)))
+        wanted = read_model(NewSession, await read_object(request))
+        if wanted.agent_session_id is not None and is_session_id(wanted.agent_session_id):
+            request.scope["cupola.session_id"] = wanted.agent_session_id
+        _check_new(wanted)
         _require_enabled(agent)
         if wanted.agent_session_id is not None:
             await self._require_unused(agent, wanted.agent_session_id)
@@ -76,6 +79,7 @@ class Sessions:
         named = None if indicator is None else indicator.agent_version
         version = await self._choice.of(agent, named, param="version_indicator.agent_version")
         session = await self._begin(agent, version, caller, wanted.agent_session_id)
+        request.scope["cupola.session_id"] = session.id
         return json_reply(self._show(session), 201)
 
     async def get(self, request: Request) -> Response:
@@ -178,13 +182,13 @@ def show_session(session: Session, now: float) -> dict[str, Any]:
     }
 
 
-def _read_new(new: NewSession) -> NewSession:
+def _check_new(new: NewSession) -> None:
     """Raises BadRequest for an id or a version that cannot be meant."""
     if new.agent_session_id is not None:
         check_session_id(new.agent_session_id)
     indicator = new.version_indicator
     if indicator is None:
-        return new
+        return
     if indicator.type != "version_ref":
         raise BadRequest(
             f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
@@ -196,7 +200,6 @@ def _read_new(new: NewSession) -> NewSession:
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )
-    return new
 
 
 def _require_enabled(agent: Agent) -> None:

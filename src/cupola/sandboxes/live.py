@@ -13,6 +13,7 @@ from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
 from cupola.sandboxes.generation import Generation
 from cupola.sessions import Activity, Sandbox, Session
+from cupola.timings import Start
 
 SessionKey = tuple[str, str, str]
 """Project, agent, session id."""
@@ -22,7 +23,7 @@ SessionKey = tuple[str, str, str]
 class LiveSandbox:
     """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
 
-    Mutable: it counts what is open.
+    `start` is how it came up, None where an earlier process had started it. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -36,6 +37,7 @@ class LiveSandbox:
     background: set[str] = field(default_factory=set)
     stopping: bool = False
     generation: Generation | None = None
+    start: Start | None = None
 
     def opened(self, now: float) -> None:
         self.open_requests += 1

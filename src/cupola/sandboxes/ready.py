@@ -158,7 +158,6 @@ class Sandboxes:
             await asyncio.wait([stopping])
         await self._make_room()
         began = self._clock()
-        resumed = session.stopped_at is not None
         session = session.to_starting(began)
         try:
             place = await self._places.of(version.definition)
@@ -169,7 +168,9 @@ class Sandboxes:
             live = await self._starter.start(row, agent, version, place, prepared.source, session)
         except CouldNotStart as error:
             self._places.forget(version)
-            raise await self._failed(session, error.failure) from error
+            failed = await self._failed(session, error.failure)
+            failed.start = error.start
+            raise failed from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())
@@ -181,7 +182,7 @@ class Sandboxes:
             agent=session.agent,
             version=session.version,
             session=session.id,
-            start="resume" if resumed else "cold",
+            start=None if live.start is None else live.start.type.value,
             seconds=round(self._clock() - began, 3),
         )
         return live

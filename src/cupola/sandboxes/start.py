@@ -29,6 +29,7 @@ from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
 from cupola.store import Store
 from cupola.store import sandboxes as rows
+from cupola.timings import Start, StartType
 
 log = structlog.get_logger()
 
@@ -56,10 +57,29 @@ class CouldNotStart(CupolaError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message, code=failure.code)
         self.failure = failure
+        self.start: Start | None = None
+
+
+class _Timed:
+    """When a start comes how far."""
+
+    def __init__(self, session: Session | None, ticks: Callable[[], float]) -> None:
+        self._type = StartType.COLD if session is None or session.stopped_at is None else StartType.RESUME
+        self._ticks = ticks
+        self._began = ticks()
+        self._started: float | None = None
+
+    def has_started(self) -> None:
+        self._started = self._ticks()
+
+    def ended(self) -> Start:
+        """The start that is over, well or not."""
+        now = self._ticks()
+        return Start(self._type, self._began, now if self._started is None else self._started, now)
 
 
 class Starter:
-    """Starts and stops single sandboxes and keeps their rows true."""
+    """Starts and stops single sandboxes and keeps their rows true. `ticks` is a monotonic clock."""
 
     def __init__(
         self,
@@ -71,7 +91,9 @@ class Starter:
         ready_timeout: float,
         stop_grace: float,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ticks = ticks
         self._store = store
         self._installation = installation
         self._ca_bundle = ca_bundle
@@ -108,6 +130,7 @@ class Starter:
         """Brings the sandbox of `row` (already saved) to its first 200. Raises CouldNotStart, with nothing left."""
         phase = Phase.CREATE
         handle: Handle | None = None
+        timed = _Timed(session, self._ticks)
         try:
             spec = self._spec(row, agent, version, place, source)
             async with aclosing(place.driver.start(spec)) as steps:
@@ -117,17 +140,22 @@ class Starter:
                     phase = Phase.START if handle.step is Step.CREATED else Phase.PROBE
                     if on_phase is not None:
                         await on_phase(phase)
+            timed.has_started()
             assert handle is not None
             await self._probe(handle, version, place)
             assert handle.address is not None
             generation = await learn_generation(handle.address)
-        except CouldNotStart:
+        except CouldNotStart as error:
+            error.start = timed.ended()
             await self.undo(row, place.driver)
             raise
         except CupolaError as error:
+            start = timed.ended()
             output = await self._output(place.driver, handle)
             await self.undo(row, place.driver)
-            raise CouldNotStart(evidence.of_error(error, phase, output)) from error
+            given_up = CouldNotStart(evidence.of_error(error, phase, output))
+            given_up.start = start
+            raise given_up from error
         except BaseException:
             # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
             await asyncio.shield(self.undo(row, place.driver))
@@ -143,6 +171,7 @@ class Starter:
             last=self._clock(),
             session=session,
             generation=generation,
+            start=timed.ended(),
         )
 
     async def _save(self, row: Sandbox) -> None:

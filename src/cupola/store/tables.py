@@ -312,6 +312,7 @@ timings = Table(
     Column("readiness_ms", Float, nullable=False),
     Column("response_ms", Float, nullable=False),
     Column("response_begin_ms", Float, nullable=False),
+    Column("last_byte_ms", Float, nullable=False),
     Index(None, "project", "agent", "began_at"),
     Index(None, "began_at"),
     sqlite_autoincrement=True,

@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("readiness_ms", sa.Float(), nullable=False),
         sa.Column("response_ms", sa.Float(), nullable=False),
         sa.Column("response_begin_ms", sa.Float(), nullable=False),
+        sa.Column("last_byte_ms", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_timings")),
         sqlite_autoincrement=True,
     )
