@@ -26,6 +26,7 @@ from cupola.api.agents import Agents
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stats import Stats
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.expiry import StateExpiry
@@ -48,6 +49,7 @@ from cupola.gateway.proxy import Silence
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.gateway.upstream import Upstream
 from cupola.gateway.websocket import Limits, WebSockets
 from cupola.installation import Installation, Running
@@ -69,6 +71,7 @@ from cupola.web.errors import ErrorEdge
 from cupola.web.issuer_keys import Fetch, fetch
 from cupola.web.listen import Listener, RememberedPorts, bind
 from cupola.web.oidc import OidcCallers, Rules
+from cupola.web.timing import TimingEdge
 from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
 
 log = structlog.get_logger()
@@ -90,7 +93,7 @@ class Finders:
 
 
 class Platform:
-    """All parts of one installation but its sockets. `clock` gives unix seconds."""
+    """All parts of one installation but its sockets. `clock` gives unix seconds, `ticks` those of a monotonic clock."""
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class Platform:
         clock: Callable[[], float] = time.time,
         fetch: Fetch = fetch,
         sockets: Limits | None = None,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         layout = installation.layout
         self._store = store
@@ -115,6 +119,7 @@ class Platform:
             ready_timeout=settings.ready_timeout,
             stop_grace=settings.stop_grace,
             clock=clock,
+            ticks=ticks,
         )
         self.places = Places(
             images=find.images,
@@ -136,6 +141,7 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self.state_expiry = StateExpiry(store, clock)
+        self.timekeeper = Timekeeper(store, days=settings.timings_days, most=settings.timings_rows, clock=clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
@@ -144,13 +150,14 @@ class Platform:
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
-        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
         self.socket_limits = sockets or Limits()
-        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
+        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, ticks)
         self.routes = routes.client_routes(self._handlers())
-        self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
+        inner = ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN)
+        self.clients = _edge(TimingEdge(inner, self.timekeeper.keep, clock, ticks))
 
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
@@ -162,6 +169,7 @@ class Platform:
             agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
             versions=versions,
             sessions=self._sessions,
+            stats=Stats(self._store, self.timekeeper, self._clock),
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
@@ -205,6 +213,7 @@ class Platform:
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._close_connections()
+        self.timekeeper.write()
 
     async def _close_connections(self) -> None:
         await self._upstream.aclose()
@@ -285,7 +294,8 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
+        timekeeper = platform.timekeeper.run()
+        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run(), timekeeper):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(

@@ -63,6 +63,11 @@ class Client:
             raise NotRunning(f"No platform runs with state directory {state_dir}: start one with `cupola up`.")
         return cls(running, layout.identity_header.read_text().strip(), layout.ca / "ca.pem", timeout=timeout)
 
+    def own(self, agent: str, project: str | None = None) -> str:
+        """The path of what Cupola itself offers for an agent, by default of the project that the platform names."""
+        project = project or self.running.endpoint.rpartition("/")[2]
+        return f"/cupola/projects/{urllib.parse.quote(project, safe='')}/agents/{urllib.parse.quote(agent, safe='')}"
+
     def get(self, path: str) -> Any:
         """The JSON at `path` (from the root of the host)."""
         return self._authorized("GET", path, None)

@@ -19,6 +19,7 @@ from cupola.api.agents import Agents
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stats import Stats
 from cupola.api.versions import Versions
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
@@ -37,6 +38,7 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+OWN = "/cupola/projects/{project}/agents/{agent}"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -57,6 +59,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    stats: Stats
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -97,6 +100,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        call("GET", OWN + "/stats", to.stats.get, READ),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

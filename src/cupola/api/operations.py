@@ -102,6 +102,7 @@ _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
 _PROTOCOLS = _ENDPOINT + "/protocols"
+_OWN = "/cupola/projects/{project}/agents/{agent}"
 _A2A = _PROTOCOLS + "/a2a"
 _A2A_QUERY = {**_SESSION, "a2a-version": {"enum": ["0.3", "1.0"]}}
 _A2A_MESSAGE = _object(
@@ -284,6 +285,11 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"GET {_OWN}/stats": Operation(
+        "cupola.stats",
+        "How long an agent's requests took, by version and start type",
+        query={"since": {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}, "version": _TEXT},
+    ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
     "GET /openapi.json": Operation("cupola.openapi", "This document"),
