@@ -39,9 +39,8 @@ class Start:
     ready: float
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The parts of one request's time until the head of its reply, in seconds."""
+class Split(NamedTuple):
+    """The parts of one request's time until the head of its reply, in seconds. A plain tuple, as `Timing` is."""
 
     type: StartType
     preprocessing: float
@@ -70,13 +69,11 @@ def split(began: float, forwarded: float | None, head: float, start: Start | Non
     one that came after it is warm. A request that was never `forwarded` has no response time.
     """
     until = head if forwarded is None else forwarded
-    infra = ready = 0.0
-    kind = StartType.WARM
-    if start is not None and start.ready > began:
-        kind = start.type
-        infra = _overlap(began, until, start.began, start.started)
-        ready = _overlap(began, until, start.started, start.ready)
-    return Split(kind, max(until - began - infra - ready, 0.0), infra, ready, head - until)
+    if start is None or start.ready <= began:
+        return Split(StartType.WARM, until - began, 0.0, 0.0, head - until)
+    infra = _overlap(began, until, start.began, start.started)
+    ready = _overlap(began, until, start.started, start.ready)
+    return Split(start.type, max(until - began - infra - ready, 0.0), infra, ready, head - until)
 
 
 def _overlap(begin: float, end: float, other_begin: float, other_end: float) -> float:

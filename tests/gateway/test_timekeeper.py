@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cupola.gateway.timekeeper import Timekeeper
 from cupola.store import Store
+from cupola.store import agents as agent_rows
 from cupola.store import timings as rows
 from cupola.timings import StartType, Timing
+from tests.store import shapes
+from tests.support.agents import ECHO
+from tests.support.platform import open_platform
 
 DAY = 86_400.0
 
@@ -49,6 +54,8 @@ async def test_what_waits_is_written_together(store: Store) -> None:
 async def test_old_ones_and_those_beyond_the_limit_are_forgotten(store: Store) -> None:
     """By days for all agents, by number for each."""
     now = 100 * DAY
+    for name in ("a1", "old"):
+        await store.write(partial(agent_rows.put_agent, agent=shapes.agent(name, "demo")))
     keeper = Timekeeper(store, days=2, most=3, clock=lambda: now)
     for began_at in (now - 3 * DAY, now - 2.5 * DAY):
         keeper.keep(timing(began_at, "old"))
@@ -63,9 +70,6 @@ async def test_old_ones_and_those_beyond_the_limit_are_forgotten(store: Store) -
 
 async def test_what_waits_is_written_when_the_platform_stops(tmp_path: Path) -> None:
     """Only a crash loses it."""
-    from tests.support.agents import ECHO
-    from tests.support.platform import open_platform
-
     async with open_platform(tmp_path, ECHO) as platform:
         await platform.create_version()
         await platform.hear()

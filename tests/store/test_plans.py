@@ -61,8 +61,8 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "list_state_items": lambda c: _list_state(c, {}),
     "list_tagged_state_items": lambda c: _list_state(c, {"a": "b"}),
     "next_timings": lambda c: timings.next_timings(c, PROJECT, AGENT, (1.0, 1), 10),
-    "delete_old_timings": lambda c: timings.delete_old_timings(c, 1e9, 10),
-    "delete_beyond": lambda c: timings.delete_beyond(c, PROJECT, AGENT, -1, 10),
+    "delete_old_timings": lambda c: timings.delete_old_timings(c, PROJECT, AGENT, 1e9, 10),
+    "delete_timings_beyond": lambda c: timings.delete_timings_beyond(c, PROJECT, AGENT, -1, 10),
     "delete_timings_of_agent": lambda c: timings.delete_timings_of_agent(c, PROJECT, AGENT),
     "delete_expired": lambda c: state.delete_expired(c, 1e9, 10),
 }

@@ -25,7 +25,7 @@ _PAUSE = 1.0
 _WRITE_AT = 2_000
 """Timings that are written at once, whether or not it is time: bounds the memory that they take."""
 _SWEEP_EVERY = 60
-"""Writes between two sweeps."""
+"""Rounds from one sweep to the next."""
 _AT_ONCE = 1_000
 """Rows that one change removes: bounds how long other writes wait for it."""
 _DAY = 86_400.0
@@ -40,7 +40,6 @@ class Timekeeper:
         self._most = most
         self._clock = clock
         self._waiting: list[Timing] = []
-        self._grown: set[tuple[str, str]] = set()
 
     def keep(self, timing: Timing) -> None:
         """Takes one; it is on the disk within about a second."""
@@ -52,7 +51,6 @@ class Timekeeper:
         """Hands what waits to the store, which answers questions asked from now on with it."""
         if self._waiting:
             taken, self._waiting = self._waiting, []
-            self._grown.update((timing.project, timing.agent) for timing in taken)
             self._store.write_later(partial(rows.put_timings, rows=taken))
 
     async def run(self) -> None:
@@ -71,12 +69,11 @@ class Timekeeper:
 
     async def sweep(self) -> int:
         """Forgets what is too old or too much, and returns how many these were."""
-        before = self._clock() - self._days * _DAY
-        removed = await self._again(partial(rows.delete_old_timings, before=before, limit=_AT_ONCE))
-        while self._grown:
-            project, agent = self._grown.pop()
-            beyond = partial(rows.delete_beyond, project=project, agent=agent, keep=self._most, limit=_AT_ONCE)
-            removed += await self._again(beyond)
+        before, removed = self._clock() - self._days * _DAY, 0
+        for project, agent in await self._store.read(rows.agents_that_may_have_timings):
+            old = partial(rows.delete_old_timings, project=project, agent=agent, before=before, limit=_AT_ONCE)
+            many = partial(rows.delete_timings_beyond, project=project, agent=agent, keep=self._most, limit=_AT_ONCE)
+            removed += await self._again(old) + await self._again(many)
         return removed
 
     async def _again(self, remove: Callable[[Any], int]) -> int:

@@ -314,7 +314,6 @@ timings = Table(
     Column("response_begin_ms", Float, nullable=False),
     Column("last_byte_ms", Float, nullable=False),
     Index(None, "project", "agent", "began_at"),
-    Index(None, "began_at"),
     sqlite_autoincrement=True,
 )
 

@@ -7,12 +7,11 @@ what as many executions do, and lets go of the interpreter for all of them toget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, tuple_
 
-from cupola.store.tables import timings
+from cupola.store.tables import agents, timings
 from cupola.timings import StartType, Timing
 
 _TOGETHER = 100
@@ -28,20 +27,17 @@ _NEXT = (
     .limit(bindparam("p_limit"))
 )
 _DELETE_OF_AGENT = delete(timings).where(_OF_AGENT)
-_DELETE_OLD = delete(timings).where(
-    timings.c.seq.in_(
-        select(timings.c.seq)
-        .where(timings.c.began_at < bindparam("p_before"))
-        .order_by(timings.c.began_at)
-        .limit(bindparam("p_limit"))
-    )
-)
 _COUNT = select(func.count()).select_from(timings).where(_OF_AGENT)
-_DELETE_OLDEST = delete(timings).where(
-    timings.c.seq.in_(
-        select(timings.c.seq).where(_OF_AGENT).order_by(timings.c.began_at, timings.c.seq).limit(bindparam("p_limit"))
-    )
+_OLDEST = select(timings.c.seq).where(_OF_AGENT).order_by(timings.c.began_at, timings.c.seq).limit(bindparam("p_limit"))
+_DELETE_OLDEST = delete(timings).where(timings.c.seq.in_(_OLDEST))
+_DELETE_OLD = delete(timings).where(timings.c.seq.in_(_OLDEST.where(timings.c.began_at < bindparam("p_before"))))
+_AGENTS = select(agents.c.project, agents.c.name)
+
+_MANY = (
+    f"INSERT INTO timings ({', '.join(Timing._fields)}) VALUES "  # noqa: S608 - our own names
+    + ", ".join([f"({', '.join('?' * len(_COLUMNS))})"] * _TOGETHER)
 )
+"""SQLite's, spelt out: the library would put it together anew each time, which takes longer than the inserting."""
 
 Place = tuple[float, int]
 """Where a walk over timings stands: the time and number of the last one."""
@@ -52,16 +48,9 @@ def put_timings(conn: Connection, rows: Sequence[Timing]) -> None:
     together = len(rows) - len(rows) % _TOGETHER
     for begin in range(0, together, _TOGETHER):
         values = tuple(value for row in rows[begin : begin + _TOGETHER] for value in row)
-        conn.exec_driver_sql(_many(), values)
+        conn.exec_driver_sql(_MANY, values)
     if rest := [row._asdict() for row in rows[together:]]:
         conn.execute(timings.insert().inline(), rest)
-
-
-@cache
-def _many() -> str:
-    """SQLite's, spelt out: the library would put the statement together anew each time, which takes longer than it."""
-    one = f"({', '.join('?' * len(_COLUMNS))})"
-    return f"INSERT INTO timings ({', '.join(Timing._fields)}) VALUES {', '.join([one] * _TOGETHER)}"  # noqa: S608 (ours)
 
 
 def next_timings(
@@ -81,13 +70,19 @@ def delete_timings_of_agent(conn: Connection, project: str, agent: str) -> None:
     conn.execute(_DELETE_OF_AGENT, {"p_project": project, "p_agent": agent})
 
 
-def delete_old_timings(conn: Connection, before: float, limit: int) -> int:
-    """Forgets some of those that began before that time, and returns how many these were."""
-    return conn.execute(_DELETE_OLD, {"p_before": before, "p_limit": limit}).rowcount
+def agents_that_may_have_timings(conn: Connection) -> list[tuple[str, str]]:
+    """Project and name of every agent: timings go with theirs."""
+    return [(row.project, row.name) for row in conn.execute(_AGENTS)]
 
 
-def delete_beyond(conn: Connection, project: str, agent: str, keep: int, limit: int) -> int:
-    """Forgets some of an agent's oldest timings, as long as there are more than `keep`; how many these were."""
+def delete_old_timings(conn: Connection, project: str, agent: str, before: float, limit: int) -> int:
+    """Forgets some of an agent's that began before that time, and returns how many these were."""
+    asked = {"p_project": project, "p_agent": agent, "p_before": before, "p_limit": limit}
+    return conn.execute(_DELETE_OLD, asked).rowcount
+
+
+def delete_timings_beyond(conn: Connection, project: str, agent: str, keep: int, limit: int) -> int:
+    """Forgets some of an agent's oldest, as long as there are more than `keep`; how many these were."""
     asked = {"p_project": project, "p_agent": agent}
     too_many = conn.execute(_COUNT, asked).scalar_one() - keep
     if too_many <= 0:

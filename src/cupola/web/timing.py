@@ -80,24 +80,26 @@ def _failed(watch: Stopwatch, error: CupolaError) -> None:
 
 
 def _timing(watch: Stopwatch, scope: Scope, began_at: float, now: float) -> Timing:
+    """Fields by their places: this is done for every request."""
+    began = watch.began
     head = now if watch.head is None else watch.head
     found = watch.split(head)
     return Timing(
-        project=watch.project,
-        agent=watch.agent,
-        version=watch.version,
-        session=watch.session or scope.get("cupola.session_id") or "",
-        request_id=scope["cupola.request_id"],
-        protocol=watch.protocol,
-        start_type=found.type,
-        status=watch.status or CALLER_LEFT,
-        began_at=began_at,
-        preprocessing_ms=found.preprocessing * 1000,
-        infra_setup_ms=found.infra_setup * 1000,
-        readiness_ms=found.readiness * 1000,
-        response_ms=found.response * 1000,
-        response_begin_ms=(head - watch.began) * 1000,
-        last_byte_ms=(now - watch.began) * 1000,
+        watch.project,
+        watch.agent,
+        watch.version,
+        watch.session or scope.get("cupola.session_id") or "",
+        scope["cupola.request_id"],
+        watch.protocol,
+        found.type,
+        watch.status or CALLER_LEFT,
+        began_at,
+        found.preprocessing * 1000,
+        found.infra_setup * 1000,
+        found.readiness * 1000,
+        found.response * 1000,
+        (head - began) * 1000,
+        (now - began) * 1000,
     )
 
 

@@ -62,7 +62,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_timings")),
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_timings_began_at"), "timings", ["began_at"], unique=False)
     op.create_index(
         op.f("ix_timings_project_agent_began_at"), "timings", ["project", "agent", "began_at"], unique=False
     )
