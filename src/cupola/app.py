@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
@@ -170,6 +171,7 @@ class Platform:
             versions=versions,
             sessions=self._sessions,
             stats=Stats(self._store, self.timekeeper, self._clock),
+            files=Files(self._store, self.sandboxes, self.places, self._clock),
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),

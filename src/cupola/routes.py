@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
@@ -39,6 +40,7 @@ AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
 OWN = "/cupola/projects/{project}/agents/{agent}"
+FILES = SESSIONS + "/{session}/files"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -60,6 +62,7 @@ class Handlers:
     versions: Versions
     sessions: Sessions
     stats: Stats
+    files: Files
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -87,6 +90,12 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
         call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
         call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
+        call("PUT", FILES + "/content", to.files.upload, USE),
+        raw("GET", FILES + "/content", to.files.download, USE),
+        call("GET", FILES, to.files.list, USE),
+        call("DELETE", FILES, to.files.delete, USE),
+        call("POST", FILES + "/mkdir", to.files.make_directory, USE),
+        call("GET", FILES + "/stat", to.files.stat, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),

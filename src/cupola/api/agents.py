@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import Agent, AgentVersion, check_agent_name
-from cupola.api.versions import Versions, is_forced, no_agent, refuse_active_sessions
+from cupola.agents import Agent, AgentVersion, check_agent_name, no_agent
+from cupola.api.versions import Versions, is_forced, refuse_active_sessions
 from cupola.errors import BadRequest, NotServed
 from cupola.sandboxes import reconcile
 from cupola.secrecy import brief

@@ -56,6 +56,7 @@ _METADATA: Schema = {
 }
 _VERSION = {"api-version": _TEXT}
 _FORCE = {**_VERSION, "force": _FLAG}
+_PATH = {**_VERSION, "path": _TEXT}
 _PAGE = {
     **_VERSION,
     "limit": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -101,6 +102,7 @@ _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliv
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
+_FILES = _ENDPOINT + "/sessions/{session}/files"
 _PROTOCOLS = _ENDPOINT + "/protocols"
 _OWN = "/cupola/projects/{project}/agents/{agent}"
 _A2A = _PROTOCOLS + "/a2a"
@@ -181,6 +183,36 @@ OPERATIONS: Mapping[str, Operation] = {
     f"DELETE {_ENDPOINT}/sessions/{{session}}": Operation(
         "sessions.delete", "Delete a session with its files", success=(204,), query=_VERSION
     ),
+    # Files of sessions (§2.6)
+    f"PUT {_FILES}/content": Operation(
+        "sessions.files.upload",
+        "Upload a file to a session",
+        success=(201,),
+        query=_PATH,
+        bodies={"application/octet-stream": {"type": "string", "format": "binary"}},
+    ),
+    f"GET {_FILES}/content": Operation(
+        "sessions.files.download",
+        "Download a file of a session, or a part of it",
+        success=(200, 206),
+        query=_PATH,
+        reply=("application/octet-stream",),
+    ),
+    f"GET {_FILES}": Operation("sessions.files.list", "List a directory of a session", query={**_PAGE, "path": _TEXT}),
+    f"DELETE {_FILES}": Operation(
+        "sessions.files.delete",
+        "Delete a file or directory of a session",
+        success=(204,),
+        query={**_PATH, "recursive": _FLAG},
+    ),
+    f"POST {_FILES}/mkdir": Operation(
+        "sessions.files.make_directory",
+        "Make a directory in a session",
+        success=(201,),
+        query=_VERSION,
+        bodies=_json(_object("path", path=_TEXT)),
+    ),
+    f"GET {_FILES}/stat": Operation("sessions.files.stat", "Look at a file or directory of a session", query=_PATH),
     # Responses and conversations (§2.8, §2.9)
     "POST {openai}/responses": Operation(
         "responses.create", "Ask an agent", query=_VERSION, bodies=_json(_RESPONSE), reply=EVENTS

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cupola.api.owned import agent_of
 from cupola.durations import seconds_of
-from cupola.errors import BadRequest, NotFound
+from cupola.errors import BadRequest
 from cupola.secrecy import brief
 from cupola.store import Store
-from cupola.store import agents as agent_rows
 from cupola.store import timings as rows
 from cupola.timings import PARTS, WHOLES, Summary, Timing, summaries
 from cupola.web.reply import json_reply
@@ -49,8 +49,7 @@ class Stats:
         seconds = seconds_of(since)
         if seconds is None:
             raise BadRequest(f"'since' is {brief(since)}; it must be a duration such as 15m, 24h or 7d.", param="since")
-        if await self._store.read(lambda conn: agent_rows.get_agent(conn, project, agent)) is None:
-            raise NotFound(f"Agent '{agent}' does not exist in project '{project}'.", param="agent_name")
+        await agent_of(request, self._store)
         now = self._clock()
         found = await self._timings(project, agent, now - seconds)
         if version is not None:

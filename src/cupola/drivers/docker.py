@@ -34,6 +34,7 @@ from cupola.drivers.base import (
     CodeSource,
     Found,
     Handle,
+    HomeFiles,
     ImageSource,
     Life,
     Listener,
@@ -53,8 +54,8 @@ from cupola.drivers.docker_container import (
     explain_start,
     has_unprivileged_user,
     home_name,
+    home_volume,
     inspected_address,
-    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -68,6 +69,7 @@ from cupola.drivers.docker_engine import (
     runs_natively,
 )
 from cupola.drivers.docker_errors import NO_ENGINE, engine_errors, unless_gone, unreachable
+from cupola.drivers.docker_homes import DockerHomes
 from cupola.drivers.docker_images import (
     PullProgress,
     Reference,
@@ -145,6 +147,7 @@ class DockerDriver:
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
+        self._homes = DockerHomes(client, installation)
 
     @property
     def about(self) -> str:
@@ -243,6 +246,12 @@ class DockerDriver:
             containers = await self._client.containers.list(all=True, filters={"label": [label]})
         return [self._found(container._container, place) for container in containers]
 
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        await self._homes.make(home, image, (await self._find_place()).traits)
+
+    async def home_files(self, home: str) -> HomeFiles | None:
+        return await self._homes.files(home, (await self._find_place()).traits)
+
     async def delete_home(self, home: str) -> None:
         name = home_name(self._installation, home)
         with engine_errors("delete a home"):
@@ -322,7 +331,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(labelled_home(spec, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._client.volumes.create(home_volume(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:
@@ -337,7 +346,7 @@ class DockerDriver:
         return self._unprivileged[image] and home not in self._opened_homes
 
     async def _open_home(self, container: DockerContainer, home: str) -> None:
-        """Makes a home writable for any user of the sandbox, as `/tmp` is. May be repeated."""
+        """Makes a home writable for any user of the sandbox. May be repeated."""
         above = str(PurePosixPath(SANDBOX_HOME).parent)  # engines leave the mode of the place itself alone
         with engine_errors("make the home of a sandbox writable"):
             await container.put_archive(above, _open_home_archive())  # type: ignore[no-untyped-call]  # aiodocker
@@ -414,7 +423,7 @@ def _open_home_archive() -> bytes:
     It ends with the two empty blocks that end an archive: Podman stops reading there, and takes more for an error.
     """
     entry = tarfile.TarInfo(PurePosixPath(SANDBOX_HOME).name)
-    entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o777  # not sticky: the user may delete what was uploaded
     return entry.tobuf() + bytes(2 * tarfile.BLOCKSIZE)
 
 

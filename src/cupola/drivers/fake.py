@@ -34,6 +34,7 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.fake_files import FakeFiles
 from cupola.errors import StartFailed
 
 KILLED = 137
@@ -304,12 +305,16 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 
 
 class FakePlace:
-    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session."""
+    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
+
+    While it is `full`, nothing can be uploaded to a home.
+    """
 
     def __init__(self, behaviour: Choice | None = None) -> None:
         self.behaviour: Choice = behaviour or Behaviour()
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.homes: dict[str, dict[str, bytes]] = {}
+        self.full = False
         self.images: dict[str, str] = {}
         self.starts: Counter[str] = Counter()
         self.stops: Counter[str] = Counter()
@@ -396,6 +401,13 @@ class FakeDriver:
             for sandbox in self.place.sandboxes.values()
             if sandbox.spec.labels.get(LABEL_INSTALLATION) == self._installation
         ]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        self.place.homes.setdefault(home, {})
+
+    async def home_files(self, home: str) -> FakeFiles | None:
+        files = self.place.homes.get(home)
+        return None if files is None else FakeFiles(files, lambda: self.place.full)
 
     async def delete_home(self, home: str) -> None:
         self.place.homes.pop(home, None)

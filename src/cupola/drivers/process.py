@@ -23,11 +23,11 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from cupola.drivers import bubblewrap as bwrap
 from cupola.drivers import cgroups
@@ -49,11 +49,11 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
 from cupola.drivers.process_surroundings import Surroundings, look_around
+from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
-
-T = TypeVar("T")
 
 HOST = "127.0.0.1"
 
@@ -123,14 +123,14 @@ class ProcessDriver:
         surroundings = await self.surroundings()
         try:
             async with self._reserving:
-                record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
+                record = await finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
                 f"The sandbox's directories in {self._files.root} could not be made: {error}.", phase="create"
             ) from error
         yield self._handle(record)
         try:
-            record = await _finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
+            record = await finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
         except OSError as error:
             raise StartFailed(f"The agent's process could not be started: {error}.", phase="start") from error
         yield self._handle(record)
@@ -161,6 +161,16 @@ class ProcessDriver:
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        await self.surroundings()  # which makes the directories
+        await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
+
+    async def home_files(self, home: str) -> HostFiles | None:
+        directory = self._files.home(home)
+        if not await asyncio.to_thread(directory.is_dir):
+            return None
+        return HostFiles(directory, self._files.drafts)
 
     async def delete_home(self, home: str) -> None:
         await asyncio.to_thread(self._files.remove_home, home)
@@ -349,13 +359,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-async def _finished(work: Awaitable[T]) -> T:
-    """Awaits `work` to its end even when cancelled, so that what it makes can be found and undone."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -33,6 +33,7 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.PayloadTooLarge: 413,
+    errors.RangeNotSatisfiable: 416,
     errors.SessionNotReady: 424,
     errors.StartFailed: 424,
     errors.QuotaExceeded: 429,
@@ -227,6 +228,8 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
         headers["x-adc-response-details"] = details.decode()
     if isinstance(error, errors.PreconditionFailed) and error.etag is not None:
         headers["etag"] = error.etag
+    if isinstance(error, errors.RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
     if scope.get("cupola.session_id") is None:
         scope["cupola.session_id"] = error.extra.get("agent_session_id")
     await refuse(scope, send, status, headers.raw, orjson.dumps(envelope(error, request_id)))
