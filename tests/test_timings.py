@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupola.timings import Percentiles, Split, Start, StartType, Stopwatch, Timing, percentiles, split, summaries
+from cupola.timings import Percentiles, SessionStart, Split, Start, Stopwatch, Timing, percentiles, split, summaries
 
-COLD = Start(StartType.COLD, began=10.0, started=12.0, ready=15.0)
+COLD = Start(SessionStart.COLD, began=10.0, started=12.0, ready=15.0)
 SECONDS = st.floats(min_value=0, max_value=1e4)
 
 
@@ -27,19 +27,19 @@ def test_a_request_waited_for_what_was_left_of_the_start(
     began: float, forwarded: float | None, head: float, parts: tuple[float, ...]
 ) -> None:
     """Whoever joins a start under way has waited for the rest of it only."""
-    assert split(began, forwarded, head, COLD) == Split(StartType.COLD, *parts)
+    assert split(began, forwarded, head, COLD) == Split(SessionStart.COLD, *parts)
 
 
 @pytest.mark.parametrize("start", [COLD, None])
 def test_whoever_comes_after_the_start_is_warm(start: Start | None) -> None:
     """So is one whose sandbox an earlier process had started."""
-    assert split(15.0, 15.5, 17.5, start) == Split(StartType.WARM, 0.5, 0.0, 0.0, 2.0)
+    assert split(15.0, 15.5, 17.5, start) == Split(SessionStart.WARM, 0.5, 0.0, 0.0, 2.0)
 
 
 @given(st.tuples(SECONDS, SECONDS, SECONDS, SECONDS))
 def test_the_parts_add_up_in_whole_milliseconds(parts: tuple[float, float, float, float]) -> None:
     """Foundry's documents promise it, and rounding each part by itself would break it."""
-    made = Split(StartType.COLD, *parts)
+    made = Split(SessionStart.COLD, *parts)
     told = made.milliseconds()
     assert sum(told[:4]) == told[4] == round(made.whole * 1000)
     assert all(abs(whole - part * 1000) <= 1 for whole, part in zip(told, parts, strict=False))
@@ -57,7 +57,7 @@ def test_percentiles_are_of_nearest_rank(values: list[float]) -> None:
     assert found.p50 == statistics.median_low(values)
 
 
-def timing(version: str, start_type: StartType, status: int = 200, response: float = 1.0) -> Timing:
+def timing(version: str, start_type: SessionStart, status: int = 200, response: float = 1.0) -> Timing:
     parts = {"preprocessing_ms": 1.0, "infra_setup_ms": 2.0, "readiness_ms": 6.0, "response_ms": response}
     return Timing(
         "demo", "a1", version, "s", "r", "responses", start_type, status, 1.0, **parts,
@@ -67,7 +67,7 @@ def timing(version: str, start_type: StartType, status: int = 200, response: flo
 
 def test_summaries_say_how_many_how_long_and_where_it_went() -> None:
     """One for each version and kind of start; failures count."""
-    made = [timing("1", StartType.COLD), timing("1", StartType.COLD, 424), timing("2", StartType.WARM)]
+    made = [timing("1", SessionStart.COLD), timing("1", SessionStart.COLD, 424), timing("2", SessionStart.WARM)]
     cold, warm = summaries(made, lambda one: (one.version, one.start_type))
     assert (cold.of, cold.count, cold.errors) == (("1", "cold"), 2, 1)
     assert (warm.of, warm.count, warm.errors) == (("2", "warm"), 1, 0)
@@ -77,7 +77,7 @@ def test_summaries_say_how_many_how_long_and_where_it_went() -> None:
 
 def test_requests_that_took_no_time_have_no_shares() -> None:
     """Nothing is divided by nothing."""
-    made = timing("1", StartType.WARM)._replace(
+    made = timing("1", SessionStart.WARM)._replace(
         preprocessing_ms=0, infra_setup_ms=0, readiness_ms=0, response_ms=0, response_begin_ms=0
     )
     (found,) = summaries([made], lambda one: (one.version,))

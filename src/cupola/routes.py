@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cupola.api.agents import Agents
 from cupola.api.files import Files
 from cupola.api.health import Health
+from cupola.api.logs import Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.stats import Stats
@@ -63,6 +64,7 @@ class Handlers:
     sessions: Sessions
     stats: Stats
     files: Files
+    logs: Logs
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -96,6 +98,9 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", FILES, to.files.delete, USE),
         call("POST", FILES + "/mkdir", to.files.make_directory, USE),
         call("GET", FILES + "/stat", to.files.stat, USE),
+        raw("GET", AGENT + "/versions/{version}/sessions/{session}:logstream", to.logs.of_session_of_version, USE),
+        raw("GET", AGENT + "/sessions/{session}:logstream", to.logs.of_session, USE),
+        raw("GET", AGENT + "/versions/{version}/containers/default:logstream", to.logs.of_version, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -110,6 +115,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("GET", OWN + "/stats", to.stats.get, READ),
+        raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

@@ -21,7 +21,7 @@ CALLER_LEFT = 499
 """The status of a request whose caller left before the head of a reply, as proxies log it."""
 
 
-class StartType(StrEnum):
+class SessionStart(StrEnum):
     """What a request made its session do: begin in a new sandbox, nothing, or come back from idle."""
 
     COLD = "cold"
@@ -33,7 +33,7 @@ class StartType(StrEnum):
 class Start:
     """How one sandbox came up: `began` to be made, `started` to run, and was `ready`, or was given up then."""
 
-    type: StartType
+    type: SessionStart
     began: float
     started: float
     ready: float
@@ -42,7 +42,7 @@ class Start:
 class Split(NamedTuple):
     """The parts of one request's time until the head of its reply, in seconds. A plain tuple, as `Timing` is."""
 
-    type: StartType
+    type: SessionStart
     preprocessing: float
     infra_setup: float
     readiness: float
@@ -70,7 +70,7 @@ def split(began: float, forwarded: float | None, head: float, start: Start | Non
     """
     until = head if forwarded is None else forwarded
     if start is None or start.ready <= began:
-        return Split(StartType.WARM, until - began, 0.0, 0.0, head - until)
+        return Split(SessionStart.WARM, until - began, 0.0, 0.0, head - until)
     infra = _overlap(began, until, start.began, start.started)
     ready = _overlap(began, until, start.started, start.ready)
     return Split(start.type, max(until - began - infra - ready, 0.0), infra, ready, head - until)
@@ -93,7 +93,7 @@ class Timing(NamedTuple):
     session: str
     request_id: str
     protocol: str
-    start_type: StartType
+    start_type: SessionStart
     status: int
     began_at: float
     preprocessing_ms: float

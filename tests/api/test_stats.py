@@ -9,7 +9,7 @@ import pytest
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from cupola.identity import Role
-from cupola.timings import StartType, Timing
+from cupola.timings import SessionStart, Timing
 from tests.support.platform import PROJECT, PlatformUnderTest, open_platform
 
 STATS = "/cupola/projects/demo/agents/a1/stats"
@@ -32,7 +32,7 @@ def took(platform: PlatformUnderTest, response_ms: float, *, version: str = "1",
     start, readiness = (100.0, 300.0) if cold else (0.0, 0.0)
     platform.platform.timekeeper.keep(
         Timing(
-            "demo", "a1", version, "s", "r", protocol, StartType.COLD if cold else StartType.WARM, status,
+            "demo", "a1", version, "s", "r", protocol, SessionStart.COLD if cold else SessionStart.WARM, status,
             platform.clock.now - age, 0.0, start, readiness, response_ms, start + readiness + response_ms, 1000.0,
         )
     )  # fmt: skip

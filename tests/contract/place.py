@@ -49,7 +49,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 HOME = pathlib.Path(os.environ["HOME"])
 
 class Handler(BaseHTTPRequestHandler):
-    # GET /readiness, /environment/NAME, /files/NAME; PUT /files/NAME; POST /eat
+    # GET /readiness, /environment/NAME, /files/NAME; PUT /files/NAME; POST /say/STREAM, /eat
     def answer(self, status, body=b""):
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -75,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200)
 
     def do_POST(self):
+        _, kind, *rest = self.path.split("/")
+        if kind == "say":
+            os.write({"stdout": 1, "stderr": 2}[rest[0]], self.rfile.read(int(self.headers["content-length"])))
+            return self.answer(200)
         hoard = []
         while True:
             hoard.append(os.urandom(1) * (8 << 20))

@@ -12,7 +12,7 @@ from cupola.gateway.timekeeper import Timekeeper
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import timings as rows
-from cupola.timings import StartType, Timing
+from cupola.timings import SessionStart, Timing
 from tests.store import shapes
 from tests.support.agents import ECHO
 from tests.support.platform import open_platform
@@ -22,7 +22,7 @@ DAY = 86_400.0
 
 def timing(began_at: float, agent: str = "a1") -> Timing:
     return Timing(
-        "demo", agent, "1", "s", f"r-{began_at:g}", "invocations", StartType.WARM, 200, began_at, 1, 0, 0, 2, 3, 4
+        "demo", agent, "1", "s", f"r-{began_at:g}", "invocations", SessionStart.WARM, 200, began_at, 1, 0, 0, 2, 3, 4
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Moment, Reply, Request
 from cupola.store import timings as rows
-from cupola.timings import StartType, Timing
+from cupola.timings import SessionStart, Timing
 from tests.support.agents import EVENTS, event, response_body
 from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
 from tests.support.sockets import Agent, listening, repeat
@@ -115,9 +115,9 @@ async def test_cold_warm_and_resumed(platform: PlatformUnderTest) -> None:
     resumed = await slow.start(asyncio.create_task(invoke(platform, "s1")))
     assert told(resumed) == {**told(cold), "session-start-type": "resume"}
     assert [(one.start_type, one.status, one.response_begin_ms) for one in await kept(platform)] == [
-        (StartType.COLD, 200, 5500.0),
-        (StartType.WARM, 200, 500.0),
-        (StartType.RESUME, 200, 5500.0),
+        (SessionStart.COLD, 200, 5500.0),
+        (SessionStart.WARM, 200, 500.0),
+        (SessionStart.RESUME, 200, 5500.0),
     ]
 
 
@@ -139,7 +139,7 @@ async def test_a_timing_says_what_the_request_was(platform: PlatformUnderTest) -
         session="s1",
         request_id="mine",
         protocol="invocations",
-        start_type=StartType.WARM,  # with a clock that stands still nobody waits for a start
+        start_type=SessionStart.WARM,  # with a clock that stands still nobody waits for a start
         status=200,
         began_at=1_700_000_000.0,
         preprocessing_ms=0,
@@ -179,7 +179,7 @@ async def test_a_start_that_failed_is_kept_with_its_parts(platform: PlatformUnde
     answer = await Slow(platform).start(asyncio.create_task(invoke(platform, "s1")), ends=True)
     assert (answer.status, told(answer)) == (424, {})
     (one,) = await kept(platform)
-    assert (one.status, one.session, one.version, one.start_type) == (424, "s1", "1", StartType.COLD)
+    assert (one.status, one.session, one.version, one.start_type) == (424, "s1", "1", SessionStart.COLD)
     assert (one.infra_setup_ms, one.readiness_ms, one.response_ms, one.response_begin_ms) == (2000, 3000, 0, 5000)
 
 
@@ -187,7 +187,7 @@ async def test_requests_that_got_nowhere_are_kept(platform: PlatformUnderTest) -
     """400: there is no version and no session to name."""
     assert (await invoke(platform, "not%20one")).status == 400
     (one,) = await kept(platform)
-    assert (one.status, one.version, one.session, one.start_type) == (400, "", "", StartType.WARM)
+    assert (one.status, one.version, one.session, one.start_type) == (400, "", "", SessionStart.WARM)
 
 
 async def test_lost_sandboxes_and_callers_who_leave(platform: PlatformUnderTest) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,12 +37,14 @@ class Agents:
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
         on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
+        on_deleted: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
         self._on_enabled = on_enabled
         self._on_endpoint = on_endpoint
+        self._on_deleted = on_deleted
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -128,6 +130,7 @@ class Agents:
             versions = await self._store.write(finish)
             if not versions:
                 break
+        await self._on_deleted(agent.project, agent.name)
         self._on_enabled(agent.project, agent.name, True)  # of its name: the next agent to have it starts afresh
         self._on_endpoint(agent.project, agent.name, {})
         return json_reply({"object": "agent.deleted", "name": agent.name, "deleted": True})

@@ -55,6 +55,12 @@ _METADATA: Schema = {
     "maxProperties": 16,
 }
 _VERSION = {"api-version": _TEXT}
+_LOG_STREAM = {
+    **_VERSION,
+    "kind": {"enum": ["console", "system"]},
+    "tail": {"type": "integer", "minimum": 1, "maximum": 300},
+    "follow": _FLAG,
+}
 _FORCE = {**_VERSION, "force": _FLAG}
 _PATH = {**_VERSION, "path": _TEXT}
 _PAGE = {
@@ -213,6 +219,22 @@ OPERATIONS: Mapping[str, Operation] = {
         bodies=_json(_object("path", path=_TEXT)),
     ),
     f"GET {_FILES}/stat": Operation("sessions.files.stat", "Look at a file or directory of a session", query=_PATH),
+    # Logs (§2.7)
+    f"GET {_AGENT}/versions/{{version}}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs", "Follow a session's logs", query=_LOG_STREAM, reply=("text/event-stream",)
+    ),
+    f"GET {_AGENT}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs_of_session",
+        "Follow a session's logs, whatever its version",
+        query=_LOG_STREAM,
+        reply=("text/event-stream",),
+    ),
+    f"GET {_AGENT}/versions/{{version}}/containers/default:logstream": Operation(
+        "agents.logs_of_version",
+        "Follow the logs of a version's sandboxes (retired)",
+        query={**_LOG_STREAM, "replica_name": _TEXT},
+        reply=("text/plain",),
+    ),
     # Responses and conversations (§2.8, §2.9)
     "POST {openai}/responses": Operation(
         "responses.create", "Ask an agent", query=_VERSION, bodies=_json(_RESPONSE), reply=EVENTS
@@ -321,6 +343,19 @@ OPERATIONS: Mapping[str, Operation] = {
         "cupola.stats",
         "How long an agent's requests took, by version and start type",
         query={"since": {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}, "version": _TEXT},
+    ),
+    "GET /cupola/projects/{project}/agents/{agent}/logs": Operation(
+        "cupola.logs",
+        "Read and follow the logs of an agent's sandboxes",
+        query={
+            "session": _TEXT,
+            "version": _TEXT,
+            "since": _TEXT,
+            "phase": {"enum": ["start", "serve"]},
+            "tail": {"type": "integer", "minimum": 1},
+            "follow": _FLAG,
+        },
+        reply=("application/x-ndjson",),
     ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),

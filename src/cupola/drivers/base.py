@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from cupola.files import HOME, Entry, HomePath
+from cupola.runs import OutputLine
 
 LABEL_INSTALLATION = "cupola.installation"
 LABEL_SANDBOX = "cupola.sandbox"
@@ -27,6 +28,9 @@ LABEL_SESSION = "cupola.session"
 
 SANDBOX_HOME = HOME
 """`HOME` inside a sandbox that has a file system of its own (container-contract.md §1)."""
+
+LONGEST_LINE = 16 * 1024
+"""Bytes of a line that are kept together; engines cut there too."""
 
 SANDBOX_PORT = 8088
 """The port that a container listens on unless `PORT` says otherwise (container-contract.md §1)."""
@@ -145,6 +149,17 @@ class Observation:
     life: Life
     exit_code: int | None = None
     out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a sandbox has written, in the order in which it was seen, and the driver's own word for the place behind it.
+
+    `mark` is plain text, saved by the caller with the lines, and good after a restart.
+    """
+
+    lines: Sequence[OutputLine]
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +284,21 @@ class Driver(Protocol):
         """Looks at a sandbox. A handle that names nothing (any more) is `GONE`, never an error."""
         ...
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done."""
+        ...
+
     async def stop(self, handle: Handle, grace: float) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL, then removes everything but home and output. Unknown handles are done."""
+        """As `end`, then removes everything but the home. Unknown handles are done."""
+        ...
+
+    def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        """What the sandbox has written behind the mark `after` (None: from the beginning) and goes on to write.
+
+        Ends when the sandbox has ended, or is gone, and all is read. Asking for the next piece says that those before
+        are kept: the driver may let go of them. It costs next to nothing while the sandbox is silent. A line longer
+        than `LONGEST_LINE` comes in pieces.
+        """
         ...
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:

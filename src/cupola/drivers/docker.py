@@ -17,6 +17,7 @@ import math
 import os
 import tarfile
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,12 +40,13 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
-from cupola.drivers.docker_connect import ANSWER_TIMEOUT, open_engine, read_traits
+from cupola.drivers.docker_connect import ANSWER_TIMEOUT, FOLLOWING, open_engine, read_traits
 from cupola.drivers.docker_container import (
     DRIVER,
     NOWHERE,
@@ -87,7 +89,11 @@ from cupola.drivers.docker_network import (
     remove_installation_networks,
     remove_network,
 )
+from cupola.drivers.docker_output import LogReader
 from cupola.errors import Conflict, StartFailed
+
+FOLLOW_AGAIN = (0.1, 5.0)
+"""Seconds until the log of a sandbox that still runs is asked for again: the first pause, and the longest."""
 
 NETWORK = "network"
 """The key in `Handle.extra` under which a sandbox's own network stands, where it has one."""
@@ -212,6 +218,12 @@ class DockerDriver:
             return Observation(Life.GONE)
         return observation(shown["State"], told_of_memory=not place.traits.podman)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        container = self._client.containers.container(handle.reference)
+        with engine_errors("end a sandbox"):
+            async with asyncio.timeout(grace + ANSWER_TIMEOUT):
+                await unless_gone(container.stop(t=math.ceil(grace)))
+
     async def stop(self, handle: Handle, grace: float) -> None:
         container = self._client.containers.container(handle.reference)
         with engine_errors("stop a sandbox"):
@@ -230,6 +242,37 @@ class DockerDriver:
                 if error.status == NO_ENGINE:
                     raise
                 return []  # gone, or (Podman) never started
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        pause, longest = FOLLOW_AGAIN
+        while True:
+            running = (await self.poll(handle)).life is Life.RUNNING
+            async with aclosing(self._read_log(handle, after, running)) as pieces:
+                async for piece in pieces:
+                    after = piece.mark
+                    yield piece
+            if not running:
+                return
+            # The log ends with the sandbox, which may still be going, or with the engine.
+            await asyncio.sleep(pause)
+            pause = min(longest, pause * 2)
+
+    async def _read_log(self, handle: Handle, after: str | None, running: bool) -> AsyncGenerator[Output]:
+        reader = LogReader(after)
+        query = {**reader.query, "follow": int(running)}
+        path = f"containers/{handle.reference}/logs"
+        with engine_errors("follow the output of a sandbox"):
+            try:
+                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply:
+                    async for data in reply.content.iter_any():
+                        if lines := reader.feed(data):
+                            yield Output(lines, reader.mark)
+            except DockerError as error:
+                if error.status == NO_ENGINE:
+                    raise
+                return  # gone, or (Podman) never started
+        if not running and (lines := reader.rest()):
+            yield Output(lines, reader.mark)
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         with engine_errors("look at the sockets of a sandbox"):

@@ -44,6 +44,7 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
@@ -51,6 +52,7 @@ from cupola.drivers.base import (
 )
 from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
+from cupola.drivers.process_output import Tail
 from cupola.drivers.process_surroundings import Surroundings, look_around
 from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
@@ -59,6 +61,9 @@ HOST = "127.0.0.1"
 
 TICK = 0.01
 """Seconds between looks at a process that was told to end."""
+
+LOOKS_AT_OUTPUT = (0.05, 1.0)
+"""Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
 
 PORTS = range(20_000, 32_768)
 """Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
@@ -141,6 +146,14 @@ class ProcessDriver:
             return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        record = await asyncio.to_thread(self._read_found, handle.reference)
+        if record is None:
+            return
+        if record.process is not None:
+            await self._ask_to_end(record, grace)
+        await asyncio.to_thread(self._kill, record)
+
     async def stop(self, handle: Handle, grace: float) -> None:
         record = await asyncio.to_thread(self._read_found, handle.reference)
         if record is None:
@@ -148,6 +161,25 @@ class ProcessDriver:
         if record.process is not None:
             await self._ask_to_end(record, grace)
         await asyncio.to_thread(self._undo, record)
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        try:
+            tail = Tail(self._files.output(handle.reference), None if after is None else int(after))
+        except FileNotFoundError:
+            return
+        with tail:
+            shortest, longest = LOOKS_AT_OUTPUT
+            pause = shortest
+            while True:
+                ended = (await self.poll(handle)).life is not Life.RUNNING  # before the look: what is there is all
+                while lines := tail.read(ended=ended):
+                    yield Output(lines, str(tail.position))
+                    tail.release()
+                    pause = shortest
+                if ended:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         return await asyncio.to_thread(last_lines, self._files.output(handle.reference), tail)
@@ -318,11 +350,16 @@ class ProcessDriver:
             told = told or tree.tell(record)
             await asyncio.sleep(TICK)
 
-    def _undo(self, record: Record) -> None:
-        """Ends every process of the sandbox and removes what was made for it; home and output stay."""
+    def _kill(self, record: Record) -> None:
+        """Ends every process of the sandbox."""
         deadline = time.monotonic() + KILL_PATIENCE
         while tree.kill_all(record) and time.monotonic() < deadline:
             time.sleep(TICK)
+
+    def _undo(self, record: Record) -> None:
+        """Ends every process of the sandbox and removes what was made for it; the home stays."""
+        self._kill(record)
+        deadline = time.monotonic() + KILL_PATIENCE
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
         self._files.remove(record.sandbox_id)

@@ -76,7 +76,7 @@ class SandboxFiles:
         return self.root / "drafts"
 
     def output(self, sandbox_id: str) -> Path:
-        """What a sandbox has written; it can still be read after a stop."""
+        """Where a sandbox writes to."""
         return self.root / "output" / f"{_plain(sandbox_id)}.log"
 
     def file(self, sandbox_id: str) -> Path:
@@ -104,7 +104,8 @@ class SandboxFiles:
                 self.write(record)
 
     def remove(self, sandbox_id: str) -> None:
-        """Removes a sandbox's record, if there is one; home and output stay."""
+        """Removes a sandbox's output and record, if there are any; the home stays."""
+        self.output(sandbox_id).unlink(missing_ok=True)
         with self._filing:
             self.file(sandbox_id).unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, tuple_
 
 from cupola.store.tables import agents, timings
-from cupola.timings import StartType, Timing
+from cupola.timings import SessionStart, Timing
 
 _TOGETHER = 100
 """Rows of one statement."""
@@ -92,4 +92,4 @@ def delete_timings_beyond(conn: Connection, project: str, agent: str, keep: int,
 
 def _timing(values: Sequence[Any]) -> Timing:
     found = Timing(*values)
-    return found._replace(start_type=StartType(found.start_type))
+    return found._replace(start_type=SessionStart(found.start_type))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupola.errors import CupolaError, SessionNotReady
-from cupola.timings import CALLER_LEFT, StartType, Stopwatch, Timing
+from cupola.timings import CALLER_LEFT, SessionStart, Stopwatch, Timing
 from cupola.web.errors import BEGINNINGS, status_of
 
 _ASKED = (b"x-ms-debug-latency-enabled", b"true")
@@ -111,7 +111,7 @@ def _told(watch: Stopwatch, head: float) -> list[tuple[bytes, bytes]]:
     preprocessing, infra, readiness, response, whole = found.milliseconds()
     told: list[tuple[bytes, bytes]] = [(b"session-start-type", found.type.encode())]
     told.append((b"platform-preprocessing-ms", b"%d" % preprocessing))
-    if found.type is not StartType.WARM:
+    if found.type is not SessionStart.WARM:
         told += [(b"infra-setup-ms", b"%d" % infra), (b"container-readiness-ms", b"%d" % readiness)]
     if not watch.detached and watch.status != _ACCEPTED:
         told += [(b"container-response-ms", b"%d" % response), (b"response-begin-ms", b"%d" % whole)]
