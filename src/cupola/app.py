@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
@@ -125,6 +126,7 @@ class Platform:
         self.retention = Retention(
             store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
         )
+        self.timekeeper = Timekeeper(store, days=settings.timings_days, most=settings.timings_rows, clock=clock)
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -143,6 +145,9 @@ class Platform:
             builds=layout.builds,
             environments=settings.cache_dir / "environments",
         )
+        self._bundles = Bundles(
+            store, self._starter, self.places, transcripts, self.timekeeper, tokens.sandbox_secret, clock
+        )
         self._lost = LostResponses(store, clock)
         self.sandboxes = Sandboxes(
             store,
@@ -156,7 +161,6 @@ class Platform:
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self.state_expiry = StateExpiry(store, clock)
-        self.timekeeper = Timekeeper(store, days=settings.timings_days, most=settings.timings_rows, clock=clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
@@ -191,6 +195,7 @@ class Platform:
             ),
             versions=versions,
             sessions=self._sessions,
+            bundles=self._bundles,
             stats=Stats(self._store, self.timekeeper, self._clock),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import Logs
@@ -62,6 +63,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    bundles: Bundles
     stats: Stats
     files: Files
     logs: Logs
@@ -114,6 +116,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        raw("GET", OWN + "/sessions/{session}/bundle", to.bundles.get, USE),
         call("GET", OWN + "/stats", to.stats.get, READ),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", "/cupola/health", to.health.health),

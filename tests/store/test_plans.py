@@ -45,8 +45,10 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "touch_sessions": lambda c: sessions.touch_sessions(c, {(PROJECT, AGENT, "s1"): 2.0}),
     "delete_session": lambda c: sessions.delete_session(c, PROJECT, AGENT, "s1"),
     "session_of_conversation": lambda c: sessions.session_of_conversation(c, PROJECT, AGENT, "conv_1"),
+    "conversations_of_session": lambda c: sessions.conversations_of_session(c, PROJECT, AGENT, "s1"),
     "sandbox_of_session": lambda c: sandboxes.sandbox_of_session(c, PROJECT, AGENT, "s1"),
     "get_response": lambda c: responses.get_response(c, PROJECT, "caresp_1"),
+    "responses_of_session": lambda c: responses.responses_of_session(c, PROJECT, AGENT, "s1", 0, 10),
     "in_progress_responses": lambda c: responses.in_progress_responses(c, None),
     "save_response": lambda c: responses.save_response(c, shapes.response(status="completed", output=("o",))),
     "get_items": lambda c: responses.get_items(c, PROJECT, ["a", "b"], USER),
@@ -79,7 +81,14 @@ OPENED_TAGS = "SCAN anon_1 VIRTUAL TABLE INDEX 1:"
 """Walks through the tags of one item, of which there are few."""
 
 ALLOWED = (BY_PARTIAL_INDEX, OPENED_TAGS)
-PAGED = ("next_timings", "list_sessions", "list_items", "list_state_items", "list_tagged_state_items")
+PAGED = (
+    "next_timings",
+    "responses_of_session",
+    "list_sessions",
+    "list_items",
+    "list_state_items",
+    "list_tagged_state_items",
+)
 """These lists grow without bound: a page must not cost a sort of the whole."""
 
 

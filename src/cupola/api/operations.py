@@ -339,6 +339,9 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"GET {_OWN}/sessions/{{session}}/bundle": Operation(
+        "cupola.bundle", "Get all that is known of a session as one archive", reply=("application/zip",)
+    ),
     f"GET {_OWN}/stats": Operation(
         "cupola.stats",
         "How long an agent's requests took, by version and start type",

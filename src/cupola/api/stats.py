@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cupola.agents import Agent
 from cupola.api.owned import agent_of
 from cupola.durations import seconds_of
 from cupola.errors import BadRequest
@@ -44,29 +45,32 @@ class Stats:
 
     async def get(self, request: Request) -> Response:
         """`?since=24h&version=`: by version and start type, and by protocol."""
-        project, agent = request.path_params["project"], request.path_params["agent"]
         since, version = request.query_params.get("since") or _SINCE, request.query_params.get("version") or None
         seconds = seconds_of(since)
         if seconds is None:
             raise BadRequest(f"'since' is {brief(since)}; it must be a duration such as 15m, 24h or 7d.", param="since")
-        await agent_of(request, self._store)
+        agent = await agent_of(request, self._store)
         now = self._clock()
-        found = await self._timings(project, agent, now - seconds)
+        found = await timings_since(self._store, self._timekeeper, agent, now - seconds)
         if version is not None:
             found = [timing for timing in found if timing.version == version]
         shown = await asyncio.to_thread(_show, found)
-        return json_reply({"object": "cupola.stats", "agent": agent, "since": now - seconds, "until": now, **shown})
+        return json_reply(
+            {"object": "cupola.stats", "agent": agent.name, "since": now - seconds, "until": now, **shown}
+        )
 
-    async def _timings(self, project: str, agent: str, since: float) -> list[Timing]:
-        self._timekeeper.write()
-        found: list[Timing] = []
-        place: rows.Place | None = (since, 0)
-        while place is not None:
-            question = partial(rows.next_timings, project=project, agent=agent, after=place, limit=_AT_ONCE)
-            some, place = await self._store.read(question)
-            found += some
-            await asyncio.sleep(0)  # a turn for those who are served meanwhile
-        return found
+
+async def timings_since(store: Store, timekeeper: Writing, agent: Agent, since: float) -> list[Timing]:
+    """All of an agent's from that time on, also those that wait to be written."""
+    timekeeper.write()
+    found: list[Timing] = []
+    place: rows.Place | None = (since, 0)
+    while place is not None:
+        question = partial(rows.next_timings, project=agent.project, agent=agent.name, after=place, limit=_AT_ONCE)
+        some, place = await store.read(question)
+        found += some
+        await asyncio.sleep(0)  # a turn for those who are served meanwhile
+    return found
 
 
 def _show(timings: Sequence[Timing]) -> dict[str, Any]:

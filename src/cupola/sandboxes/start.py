@@ -209,16 +209,9 @@ class Starter:
     async def _save(self, row: Sandbox) -> None:
         await self._store.write(lambda conn: rows.put_sandbox(conn, row))
 
-    def _spec(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place, source: Source) -> SandboxSpec:
-        labels: Mapping[str, str] = {
-            base.LABEL_INSTALLATION: self._installation,
-            base.LABEL_SANDBOX: row.id,
-            base.LABEL_PROJECT: row.project,
-            base.LABEL_AGENT: row.agent,
-            base.LABEL_VERSION: row.version,
-            base.LABEL_SESSION: row.session_id,
-        }
-        environment = sandbox_environment(
+    def environment(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place) -> dict[str, str]:
+        """The variables with which the sandbox of `row` is started, but for what its driver adds."""
+        return sandbox_environment(
             version,
             row,
             place.callbacks,
@@ -229,10 +222,20 @@ class Starter:
                 "blueprint": identity_of(agent.guid, "blueprint")["client_id"],
             },
         )
+
+    def _spec(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place, source: Source) -> SandboxSpec:
+        labels: Mapping[str, str] = {
+            base.LABEL_INSTALLATION: self._installation,
+            base.LABEL_SANDBOX: row.id,
+            base.LABEL_PROJECT: row.project,
+            base.LABEL_AGENT: row.agent,
+            base.LABEL_VERSION: row.version,
+            base.LABEL_SESSION: row.session_id,
+        }
         return SandboxSpec(
             sandbox_id=row.id,
             source=source,
-            environment=environment,
+            environment=self.environment(row, agent, version, place),
             cpu=version.definition.cpu,
             memory=version.definition.memory,
             home=row.home,

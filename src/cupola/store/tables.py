@@ -173,6 +173,7 @@ responses = Table(
     Column("output_item_ids", _Json, nullable=False),
     Column("background", Boolean, nullable=False),
     UniqueConstraint("project", "id"),
+    Index(None, "project", "agent", "session", "seq"),
     Index(
         "responses_in_progress",
         "seq",

@@ -87,6 +87,12 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_snapshots_project_agent_session"), "snapshots", ["project", "agent", "session"], unique=False
     )
+    op.create_index(
+        op.f("ix_responses_project_agent_session_seq"),
+        "responses",
+        ["project", "agent", "session", "seq"],
+        unique=False,
+    )
     for column in ("used_seconds", "used_cpu_seconds"):
         op.add_column("sessions", sa.Column(column, sa.Float(), nullable=False, server_default="0"))
 
@@ -95,5 +101,6 @@ def downgrade() -> None:
     with op.batch_alter_table("sessions") as sessions:
         sessions.drop_column("used_cpu_seconds")
         sessions.drop_column("used_seconds")
+    op.drop_index(op.f("ix_responses_project_agent_session_seq"), "responses")
     for table in ("snapshots", "timings", "runs"):
         op.drop_table(table)
