@@ -324,9 +324,7 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 class FakePlace:
     """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
 
-    While it is `full`, nothing can be uploaded to a home.
-
-    `clock` gives the unix seconds that lines of output are stamped with.
+    While it is `full`, nothing can be uploaded to a home. `clock` gives the unix seconds that lines of output bear.
     """
 
     def __init__(self, behaviour: Choice | None = None, clock: Callable[[], float] = time.time) -> None:
