@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cupola import __version__
-from cupola.cli import doctor, down, env, run, stats, status, tokens, up
+from cupola.cli import doctor, down, env, logs, run, stats, status, tokens, up
 
 _HELP = "Azure AI Foundry hosted agents, anywhere: `cupola up`, then `cupola run -- python your_client.py`."
 
@@ -26,6 +26,7 @@ def app() -> typer.Typer:
     app.command()(down.down)
     app.command()(status.status)
     app.command()(stats.stats)
+    app.command()(logs.logs)
     app.command()(env.env)
     app.command(context_settings={"allow_interspersed_args": False})(run.run)
     app.command()(doctor.doctor)

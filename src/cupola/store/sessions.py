@@ -19,6 +19,14 @@ _CONVERSATION_KEYS = ("project", "agent", "conversation")
 _OF_AGENT = and_(sessions.c.project == bindparam("p_project"), sessions.c.agent == bindparam("p_agent"))
 _THIS = and_(_OF_AGENT, sessions.c.id == bindparam("p_id"))
 _GET = select(sessions).where(_THIS)
+_LAST = "\x7f"
+"""Behind every character that an id may have."""
+_BEGINNING = (
+    select(sessions)
+    .where(_OF_AGENT, sessions.c.id >= bindparam("p_from"), sessions.c.id < bindparam("p_to"))
+    .order_by(sessions.c.id)
+    .limit(bindparam("p_limit"))
+)
 _DELETE = delete(sessions).where(_THIS)
 _OF_VERSION = select(sessions).where(_OF_AGENT, sessions.c.version == bindparam("p_version")).order_by(sessions.c.seq)
 _LIVE = (
@@ -61,6 +69,12 @@ _UNBIND = delete(session_conversations).where(
 def get_session(conn: Connection, project: str, agent: str, id: str) -> Session | None:
     row = conn.execute(_GET, {"p_project": project, "p_agent": agent, "p_id": id}).first()
     return None if row is None else _session(row)
+
+
+def sessions_beginning(conn: Connection, project: str, agent: str, beginning: str, limit: int) -> list[Session]:
+    """Some of the agent's sessions whose ids begin so."""
+    this = {"p_project": project, "p_agent": agent, "p_from": beginning, "p_to": beginning + _LAST, "p_limit": limit}
+    return [_session(row) for row in conn.execute(_BEGINNING, this)]
 
 
 def put_session(conn: Connection, session: Session) -> None:
