@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cupola import __version__
-from cupola.cli import doctor, down, env, logs, run, stats, status, tokens, up
+from cupola.cli import debug_bundle, doctor, down, env, logs, replay, run, stats, status, tokens, up
 
 _HELP = "Azure AI Foundry hosted agents, anywhere: `cupola up`, then `cupola run -- python your_client.py`."
 
@@ -27,6 +27,8 @@ def app() -> typer.Typer:
     app.command()(status.status)
     app.command()(stats.stats)
     app.command()(logs.logs)
+    app.command()(debug_bundle.debug_bundle)
+    app.command()(replay.replay)
     app.command()(env.env)
     app.command(context_settings={"allow_interspersed_args": False})(run.run)
     app.command()(doctor.doctor)

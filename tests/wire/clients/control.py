@@ -253,6 +253,7 @@ class Control:
             await self.raw("DELETE", _files(agent, session), params=params)
             return
         await call(own(agent, session, path=path, recursive=recursive))
+
     async def logs(self, agent: str, version: str, session: str, last: str) -> list[str]:
         """The data of each frame of a session's log stream, up to one that holds `last`; then the client leaves."""
         own = self._own("agents.get_session_log_stream", "beta.agents.get_session_log_stream")
