@@ -13,7 +13,8 @@ from cupola.masking import MASKED, Mask, OutputMask, hidden_values, is_harmless,
     ("name", "value"),
     [
         ("DEBUG", "true"), ("WORKERS", "4"), ("LOG_LEVEL", "info"), ("MODEL_DEPLOYMENT_NAME", "gpt-4.1-mini"),
-        ("AZURE_AI_PROJECT_ENDPOINT", "https://localhost:8443"), ("TZ", "Europe/Berlin"), ("EMPTY", ""),
+        ("AZURE_AI_PROJECT_ENDPOINT", "https://localhost:8443/api/projects/demo"),
+        ("BASE_URL", "http://localhost:8000"), ("TZ", "Europe/Berlin"), ("EMPTY", ""),
         ("FOUNDRY_AGENT_NAME", "greeter"), ("DATA_DIR", "/srv/data"),
     ],
 )  # fmt: skip
@@ -26,7 +27,8 @@ def test_plainly_harmless_values_stay(name: str, value: str) -> None:
     ("name", "value"),
     [
         ("FOO", "correct horse battery staple"), ("DB_PASSWORD", "hunter2"), ("API_KEY", "9f86d081884c7d659a2f"),
-        ("PIN", "8461"), ("SERIAL", "8461943"), ("DATABASE_URL", "postgres://u:p@db/x"), ("HOOK_URL", "https://hooks.example/T0/B0/xyz"),
+        ("PIN", "8461"), ("SERIAL", "8461943"), ("DATABASE_URL", "postgres://u:p@db/x"),
+        ("AZURE_AI_PROJECT_ENDPOINT", "https://u:p@x/api/projects/demo"), ("HOOK_URL", "https://hooks.example/T0/B0/xyz"),
         ("SAS_URL", "https://s.example?sig=abc"), ("MODEL", "sk-aaaaaaaaaaaaaaaaaaaaaaaa"), ("CODE", "abcd"),
         ("BASE_URL", "https://api-9f86d081884c7d659a2f.example"), ("IDENTITY_HEADER", "sbx-1.abcdef"),
     ],

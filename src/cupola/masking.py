@@ -37,7 +37,11 @@ _SUSPICIOUS = re.compile(
     r"(?i)(?:^|_)(?:PIN|OTP|CODE|PASS|PASSCODE|PW|PWD|PASSWORD|SECRET|KEY|TOKEN|AUTH|SIG|SALT|SEED)(?:_|$)"
 )
 _PLAIN = re.compile(r"[A-Za-z0-9 ._:/,@+-]{1,200}")
-_OF_PLATFORM = re.compile(r"FOUNDRY_[A-Z_]+|AGENT_(?:NAME|ID)|AGENTSERVER_TASKS_BACKEND|AZURE_TOKEN_CREDENTIALS")
+_OF_PLATFORM = re.compile(
+    r"FOUNDRY_[A-Z_]+|AGENT_(?:NAME|ID)|AGENTSERVER_TASKS_BACKEND|AZURE_TOKEN_CREDENTIALS|IDENTITY_ENDPOINT"
+)
+"""What the platform sets and no definition can; it names things, and opens none."""
+_PROJECT_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/api/projects/[A-Za-z0-9_-]+/?")
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _SHAPES = re.compile(rf"(?:{secret_shapes()}|call_[A-Za-z0-9_-]{{16,}}\.)[A-Za-z0-9_\-/+=%]*")
 """The shapes of tokens, the ids under which containers call back among them, to the end of what belongs to them."""
@@ -46,9 +50,11 @@ _IN_HEADERS = frozenset({"headers", "credentials", "auth", "authorization"})
 
 def is_harmless(name: str, value: str) -> bool:
     """Whether a variable may be shown with its value."""
-    if looks_secret_as(name, value) or (value and _SUSPICIOUS.search(name)):
+    if not value or _OF_PLATFORM.fullmatch(name):
+        return True
+    if looks_secret_as(name, value) or _SUSPICIOUS.search(name):
         return False
-    if not value or _HARMLESS.fullmatch(value) or _OF_PLATFORM.fullmatch(name):
+    if _HARMLESS.fullmatch(value) or (name.endswith("ENDPOINT") and _PROJECT_ADDRESS.fullmatch(value)):
         return True
     if not _TELLING.search(name) or not _PLAIN.fullmatch(value):
         return False

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from cupola.bundles import Bundle, Turn, text_of
-from cupola.client import Answer, Client
+from cupola.client import Answer
 from cupola.conversations import FINAL_STATUSES
 from cupola.errors import BadRequest, CupolaError, NotFound
 
@@ -46,12 +46,27 @@ class Outcome:
         return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
+class Asking(Protocol):
+    """What this module needs of `client.Client`."""
+
+    def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer: ...
+
+
 class Replay:
     """Runs the turns of `bundle` in a new session of `agent`, on `version`; `patience` in seconds, for each of them."""
 
     def __init__(
-        self, client: Client, bundle: Bundle, project: str, agent: str, version: str, patience: float = 600
+        self,
+        client: Asking,
+        bundle: Bundle,
+        project: str,
+        agent: str,
+        version: str,
+        *,
+        patience: float = 600,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._client = client
         self._bundle = bundle
         self._patience = patience
@@ -83,7 +98,7 @@ class Replay:
         self.version = str(made["version"])
         until = time.monotonic() + self._patience
         while made["status"] == "creating" and time.monotonic() < until:
-            time.sleep(_PAUSE)
+            self._sleep(_PAUSE)
             made = _checked(self._ask("GET", f"{self._agent_path}/versions/{self.version}{_API}"))
         if made["status"] != "active":
             failure = made.get("error") or {"message": f"it is still {made['status']}"}
@@ -116,7 +131,7 @@ class Replay:
         response: Mapping[str, Any] = answer.json
         until = time.monotonic() + self._patience
         while response.get("status") not in FINAL_STATUSES and time.monotonic() < until:
-            time.sleep(_PAUSE)
+            self._sleep(_PAUSE)
             response = _checked(self._ask("GET", f"{self._openai}/responses/{response['id']}{_API}"))
         return response
 

@@ -58,6 +58,15 @@ STATS = {
 }
 _OWN = "/cupola/projects/{}/agents/greeter/stats?since={}"
 
+BUNDLE = "the bytes of a bundle"
+_SESSIONS = "/cupola/projects/demo/agents/greeter/sessions/{}/bundle"
+_ENDPOINT = "/api/projects/demo/agents/{}/endpoint/"
+_RESPONSE = {
+    "id": "new_1",
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "hello"}]}],
+}
+
 Answer = Callable[[str, dict[str, str]], tuple[int, object]]
 
 
@@ -120,6 +129,12 @@ def _platform(path: str, headers: dict[str, str]) -> tuple[int, object]:
         return 200, STATS
     if path == _OWN.format("other", "7d") + "&version=9":
         return 200, {"requests": 0, "errors": 0, "starts": [], "protocols": []}
+    if path == _SESSIONS.format("s1"):
+        return 200, BUNDLE.encode()
+    if path.startswith(_ENDPOINT.format("greeter")):
+        return (201, {"agent_session_id": "new"}) if "/sessions" in path else (200, _RESPONSE)
+    if path.startswith(_ENDPOINT.format("nobody")):
+        return 404, {"error": {"code": "not_found", "message": "No such agent.", "param": "agent_name"}}
     return 404, {"error": {"code": "not_found", "message": f"There is no {path}."}}
 
 
@@ -136,9 +151,11 @@ def _speaking(answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamW
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        await reader.readexactly(int(headers.get("content-length", "0")))
         status, body = answer(head[0].split()[1], headers)
-        content = json.dumps(body).encode()
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
         writer.write(f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(content)}\r\n".encode())
+        writer.write(b"x-ms-debug-latency-response-begin-ms: 12\r\nx-ms-debug-latency-session-start-type: warm\r\n")
         writer.write(b"Connection: close\r\n\r\n" + content)
         await writer.drain()
         writer.close()

@@ -48,6 +48,8 @@ MOST_FILES = 10_000
 """Entries of a home that are listed; `files.json` says whether there were more."""
 _AT_ONCE = 50
 """Responses of one read: each has its items with it."""
+_BEFORE = 3600.0
+"""Seconds that a session's first request may have waited, at most, until the session was made."""
 _EVERYTHING = Page(limit=-1, order="asc")
 
 
@@ -102,14 +104,15 @@ class Bundles:
         place = await self._places.keeping(version.definition)
         row = self._starter.new_row(version, place, session, session.id)
         environment = self._starter.environment(row, agent, version, place)
-        timings = await timings_since(self._store, self._timekeeper, agent, session.created_at)
+        since = session.created_at - _BEFORE  # its first request had begun before it
+        timings = await timings_since(self._store, self._timekeeper, agent, since)
         secrets = [*hidden_values(environment), *hidden_values(version.definition.environment)]
         secrets += [self._secret(run.sandbox) for run in runs]
         own = [timing for timing in timings if timing.session == session.id]
         return _About(agent, version, session, environment, runs, own, Mask(secrets))
 
     async def _pieces(self, about: _About) -> AsyncGenerator[bytes]:
-        archive = Archive()
+        archive = Archive(self._clock())
         for name, value in await self._small_members(about):
             archive.add(name, _json(about.mask.json(value)))
         # Its names stay although they look like those of secrets: what is secret of it is gone already.

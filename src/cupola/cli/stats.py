@@ -24,8 +24,8 @@ _PARTS = {
 """What Foundry calls the parts, and the word for each that fits a column."""
 
 _LEGEND = (
-    "P50 to P99: time until the reply begins (nearest rank). Of that time went, all requests together, to",
-    "PLATFORM Cupola, SANDBOX making one, READINESS from there to its first 200, RESPONSE the container.",
+    "P50, P90, P99: time until the reply begins, by nearest rank. Then the shares in it, over all,",
+    "of the PLATFORM itself, making a SANDBOX, its way to READINESS, and the container's RESPONSE.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ from typing import IO
 
 
 class Archive:
-    """Members are added one after the other; `take` gives the bytes that have come of them since the last time."""
+    """Members are added one after the other; `take` gives the bytes that have come of them since the last time.
 
-    def __init__(self) -> None:
+    `at` is the time that they bear, in unix seconds.
+    """
+
+    def __init__(self, at: float) -> None:
+        self._at = time.gmtime(at)[:6]
         self._sink = _Sink()
-        self._zip = zipfile.ZipFile(self._sink, "w", zipfile.ZIP_DEFLATED)
+        self._zip = zipfile.ZipFile(self._sink, "w")
 
     def add(self, name: str, data: bytes) -> None:
         with self.member(name) as member:
@@ -23,7 +28,10 @@ class Archive:
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
         """A member to be written piece by piece; no other can be open beside it."""
-        with self._zip.open(name, "w", force_zip64=True) as member:
+        about = zipfile.ZipInfo(name, self._at)
+        about.compress_type = zipfile.ZIP_DEFLATED
+        about.external_attr = 0o600 << 16
+        with self._zip.open(about, "w", force_zip64=True) as member:
             yield member
 
     def take(self) -> bytes:
