@@ -22,7 +22,10 @@ CALLER_LEFT = 499
 
 
 class SessionStart(StrEnum):
-    """What a request made its session do: begin in a new sandbox, nothing, or come back from idle."""
+    """How a session came by a sandbox, in Foundry's words (`x-ms-debug-latency-session-start-type`).
+
+    Of a request: what it made its session do. `warm` is a sandbox that was there, waiting for a session or serving it.
+    """
 
     COLD = "cold"
     WARM = "warm"
