@@ -24,11 +24,13 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stats import Stats
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.api.warm import Pools
@@ -55,6 +57,7 @@ from cupola.gateway.proxy import Silence
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.gateway.upstream import Upstream
 from cupola.gateway.websocket import Limits as SocketLimits
 from cupola.gateway.websocket import WebSockets
@@ -84,6 +87,7 @@ from cupola.web.errors import ErrorEdge
 from cupola.web.issuer_keys import Fetch, fetch
 from cupola.web.listen import Listener, RememberedPorts, bind
 from cupola.web.oidc import OidcCallers, Rules
+from cupola.web.timing import TimingEdge
 from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
 
 log = structlog.get_logger()
@@ -105,7 +109,7 @@ class Finders:
 
 
 class Platform:
-    """All parts of one installation but its sockets."""
+    """All parts of one installation but its sockets. `ticks` are the seconds of a monotonic clock."""
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class Platform:
         clock: SteadyClock | None = None,
         fetch: Fetch = fetch,
         sockets: SocketLimits | None = None,
+        ticks: Callable[[], float] = time.monotonic,
         log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
@@ -131,6 +136,7 @@ class Platform:
         self.retention = Retention(
             store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
         )
+        self.timekeeper = Timekeeper(store, days=settings.timings_days, most=settings.timings_rows, clock=clock)
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -140,6 +146,7 @@ class Platform:
             stop_grace=settings.stop_grace,
             witness=self.lives,
             clock=clock,
+            ticks=ticks,
         )
         self.places = Places(
             images=find.images,
@@ -147,6 +154,9 @@ class Platform:
             packages=layout.code,
             builds=layout.builds,
             environments=settings.cache_dir / "environments",
+        )
+        self._bundles = Bundles(
+            store, self._starter, self.places, transcripts, self.timekeeper, tokens.sandbox_secret, clock
         )
         self._lost = LostResponses(store, clock)
         self.sandboxes = Sandboxes(
@@ -175,13 +185,14 @@ class Platform:
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
-        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
         self.socket_limits = sockets or SocketLimits()
-        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
+        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, ticks)
         self.routes = routes.client_routes(self._handlers())
-        self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
+        inner = ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN)
+        self.clients = _edge(TimingEdge(inner, self.timekeeper.keep, clock, ticks))
 
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
@@ -206,6 +217,8 @@ class Platform:
             versions=versions,
             sessions=self._sessions,
             stopping=Stopping(self._store, self.sandboxes),
+            bundles=self._bundles,
+            stats=Stats(self._store, self.timekeeper, self._clock),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
             responses=responses,
@@ -263,6 +276,7 @@ class Platform:
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self.lives.aclose()
         await self._close_connections()
+        self.timekeeper.write()
 
     async def _close_connections(self) -> None:
         await self._upstream.aclose()
@@ -349,6 +363,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
             platform.orphans.run(),
             platform.state_expiry.run(),
             platform.retention.run(),
+            platform.timekeeper.run(),
             platform.warm.run(),
         ):
             stack.push_async_callback(_end, asyncio.create_task(loop))

@@ -16,11 +16,13 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stats import Stats
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
 from cupola.api.warm import Pools
@@ -65,6 +67,8 @@ class Handlers:
     versions: Versions
     sessions: Sessions
     stopping: Stopping
+    bundles: Bundles
+    stats: Stats
     files: Files
     logs: Logs
     responses: Responses
@@ -119,6 +123,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("POST", OWN + "/sessions/{session}:kill", to.stopping.kill, USE),
         call("POST", OWN_PROJECT + "/sessions:stop", to.stopping.stop_all, USE),
+        raw("GET", OWN + "/sessions/{session}/bundle", to.bundles.get, USE),
+        call("GET", OWN + "/stats", to.stats.get, READ),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", OWN + "/warm", to.pools.list, READ),
         call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),

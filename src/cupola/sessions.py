@@ -41,14 +41,6 @@ class Observed(StrEnum):
     FAILED = "failed"
 
 
-class SessionStart(StrEnum):
-    """How a session came by a sandbox, in Foundry's words (`x-ms-debug-latency-session-start-type`)."""
-
-    COLD = "cold"
-    WARM = "warm"
-    RESUME = "resume"
-
-
 class SessionStatus(StrEnum):
     CREATING = "creating"
     ACTIVE = "active"
@@ -197,9 +189,14 @@ def is_idle(activity: Activity, idle_timeout: float, now: float) -> bool:
     return now - activity.last >= idle_timeout
 
 
+def is_session_id(session_id: str) -> bool:
+    """Whether it is 1 to 128 ASCII letters, digits, hyphens and underscores."""
+    return _ID.fullmatch(session_id) is not None
+
+
 def check_session_id(session_id: str) -> None:
-    """Raises BadRequest unless the id is 1 to 128 ASCII letters, digits, hyphens and underscores."""
-    if not _ID.fullmatch(session_id):
+    """Raises BadRequest for what cannot be the id of a session."""
+    if not is_session_id(session_id):
         raise BadRequest(
             f"The session id must be 1 to {MAX_SESSION_ID} ASCII letters, digits, hyphens and underscores.",
             param="agent_session_id",

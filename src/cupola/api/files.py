@@ -23,7 +23,7 @@ from cupola.api.owned import agent_of, require_enabled, session_of
 from cupola.drivers.base import Driver, HomeFiles, ImageSource, OpenFile
 from cupola.errors import BadRequest, NotFound
 from cupola.files import Entry, HomePath, is_the_home, missing, read_path
-from cupola.sandboxes.places import Places
+from cupola.sandboxes.places import Places, image_of
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import Desired, Session
 from cupola.store import Store
@@ -160,9 +160,8 @@ class Files:
         if version is None:
             raise _deleted(session)
         place = await self._places.keeping(version.definition)
-        image = version.definition.image
         self._count_access(session)
-        return _Home(session, place.driver, None if image is None else ImageSource(image, version.image_content))
+        return _Home(session, place.driver, image_of(version))
 
     def _count_access(self, session: Session) -> None:
         now = self._clock()

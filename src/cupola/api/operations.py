@@ -112,6 +112,7 @@ _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
 _FILES = _ENDPOINT + "/sessions/{session}/files"
 _PROTOCOLS = _ENDPOINT + "/protocols"
+_OWN = "/cupola/projects/{project}/agents/{agent}"
 _A2A = _PROTOCOLS + "/a2a"
 _A2A_QUERY = {**_SESSION, "a2a-version": {"enum": ["0.3", "1.0"]}}
 _A2A_MESSAGE = _object(
@@ -345,6 +346,14 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_OWN_PROJECT}/sessions:stop": Operation(
         "cupola.sessions.stop_all", "Stop all sessions of a project or an agent", bodies=_json(_ref("StopAll"))
+    ),
+    f"GET {_OWN}/sessions/{{session}}/bundle": Operation(
+        "cupola.bundle", "Get all that is known of a session as one archive", reply=("application/zip",)
+    ),
+    f"GET {_OWN}/stats": Operation(
+        "cupola.stats",
+        "How long an agent's requests took, by version and start type",
+        query={"since": {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}, "version": _TEXT},
     ),
     f"GET {_OWN}/logs": Operation(
         "cupola.logs",

@@ -10,7 +10,7 @@ import asyncio
 from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, no_agent
-from cupola.errors import BadRequest, Forbidden, NotFound, QuotaExceeded
+from cupola.errors import BadRequest, CupolaError, Forbidden, NotFound, QuotaExceeded
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
@@ -53,7 +53,7 @@ class Resolver:
         version: str | None = None,
         protocol: str | None = None,
     ) -> LiveSandbox:
-        """A ready sandbox for this request.
+        """A ready sandbox for this request. What goes wrong with a session that is known names it.
 
         `session_id` picks or makes that session; `conversation` binds one; without either a new session begins.
         A version that does not declare `protocol` is refused before anything begins or starts.
@@ -147,6 +147,13 @@ class Resolver:
         return await self._expiry.current(known)
 
     async def _resume(self, agent: Agent, session: Session, protocol: str | None = None) -> LiveSandbox:
+        try:
+            return await self._ready(agent, session, protocol)
+        except CupolaError as error:
+            error.extra |= {"agent_session_id": session.id, "agent_version": session.version}
+            raise
+
+    async def _ready(self, agent: Agent, session: Session, protocol: str | None) -> LiveSandbox:
         version = await self._store.read(
             lambda conn: agent_rows.get_version(conn, session.project, session.agent, session.version)
         )

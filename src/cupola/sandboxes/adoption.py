@@ -23,11 +23,12 @@ from cupola.limits import Owner
 from cupola.sandboxes.hooks import HookFailed, after_restore
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
-from cupola.sessions import Sandbox, Session, SessionStart
+from cupola.sessions import Sandbox, Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.timings import SessionStart
 
 log = structlog.get_logger()
 

@@ -27,11 +27,12 @@ from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import CouldNotStart, Starter
 from cupola.sandboxes.usage import Usage
 from cupola.sandboxes.warm_starts import WarmStarts
-from cupola.sessions import Desired, Observed, Sandbox, Session, SessionStart
+from cupola.sessions import Desired, Observed, Sandbox, Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.timings import SessionStart
 
 log = structlog.get_logger()
 
@@ -186,7 +187,9 @@ class Sandboxes:
         except CouldNotStart as error:
             self._places.forget(version)
             command = f"cupola logs {session.agent} --session {session.id} --phase start"
-            raise await self._failed(session, evidence.with_command(error.failure, command)) from error
+            failed = await self._failed(session, evidence.with_command(error.failure, command))
+            failed.start = error.start
+            raise failed from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         ready = session.to_ready(self._clock())

@@ -60,6 +60,11 @@ _BOUND = select(session_conversations.c.session).where(
     session_conversations.c.agent == bindparam("p_agent"),
     session_conversations.c.conversation == bindparam("p_conversation"),
 )
+_CONVERSATIONS = select(session_conversations.c.conversation).where(
+    session_conversations.c.project == bindparam("p_project"),
+    session_conversations.c.agent == bindparam("p_agent"),
+    session_conversations.c.session == bindparam("p_session"),
+)
 _UNBIND = delete(session_conversations).where(
     session_conversations.c.project == bindparam("p_project"),
     session_conversations.c.agent == bindparam("p_agent"),
@@ -161,6 +166,12 @@ def expired_sessions(conn: Connection, now: float, limit: int = ALL) -> list[Ses
 def session_of_conversation(conn: Connection, project: str, agent: str, conversation: str) -> str | None:
     this = {"p_project": project, "p_agent": agent, "p_conversation": conversation}
     return conn.execute(_BOUND, this).scalar()
+
+
+def conversations_of_session(conn: Connection, project: str, agent: str, session: str) -> list[str]:
+    """The ids of the conversations that are bound to a session."""
+    asked = {"p_project": project, "p_agent": agent, "p_session": session}
+    return [row.conversation for row in conn.execute(_CONVERSATIONS, asked)]
 
 
 def bind_conversation(conn: Connection, project: str, agent: str, conversation: str, session_id: str) -> None:
