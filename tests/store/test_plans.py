@@ -43,6 +43,8 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "live_sessions": sessions.live_sessions,
     "expired_sessions": lambda c: sessions.expired_sessions(c, 1e9),
     "touch_sessions": lambda c: sessions.touch_sessions(c, {(PROJECT, AGENT, "s1"): 2.0}),
+    "keep_usage": lambda c: sessions.keep_usage(c, [shapes.session("s1")]),
+    "keep_sandbox_usage": lambda c: sandboxes.keep_usage(c, {"b1": 2.0}),
     "delete_session": lambda c: sessions.delete_session(c, PROJECT, AGENT, "s1"),
     "session_of_conversation": lambda c: sessions.session_of_conversation(c, PROJECT, AGENT, "conv_1"),
     "sandbox_of_session": lambda c: sandboxes.sandbox_of_session(c, PROJECT, AGENT, "s1"),

@@ -195,6 +195,12 @@ class ProcessDriver:
             return None
         return await asyncio.to_thread(tree.listeners, record)
 
+    async def usage(self, handle: Handle) -> float | None:
+        record = self._files.read(handle.reference)
+        if record is None or record.process is None:
+            return None
+        return await asyncio.to_thread(tree.cpu_seconds, record)
+
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
@@ -203,7 +209,7 @@ class ProcessDriver:
         await self.surroundings()  # which makes the directories
         await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
 
-    async def home_files(self, home: str) -> HostFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> HostFiles | None:
         directory = self._files.home(home)
         if not await asyncio.to_thread(directory.is_dir):
             return None
