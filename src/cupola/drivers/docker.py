@@ -266,7 +266,7 @@ class DockerDriver:
         path = f"containers/{handle.reference}/logs"
         with engine_errors("follow the output of a sandbox"):
             try:
-                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply:
+                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply, reply:
                     async for data in reply.content.iter_any():
                         if lines := reader.feed(data):
                             yield Output(lines, reader.mark)
