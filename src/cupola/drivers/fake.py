@@ -134,6 +134,7 @@ class FakeSandbox:
         self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.cpu_seconds: float | None = 0.0
         self.restored: Mapping[str, str] = {}
         self.address: Address | None = None
         self.observation: Observation | None = None
@@ -446,6 +447,10 @@ class FakeDriver:
         sandbox = self.place.sandboxes.get(handle.reference)
         return None if sandbox is None else sandbox.listeners()
 
+    async def usage(self, handle: Handle) -> float | None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return None if sandbox is None else sandbox.cpu_seconds
+
     async def list(self) -> Sequence[Found]:
         return [
             Found(self._handle(sandbox), sandbox.spec.labels)
@@ -456,7 +461,7 @@ class FakeDriver:
     async def make_home(self, home: str, image: ImageSource | None) -> None:
         self.place.homes.setdefault(home, {})
 
-    async def home_files(self, home: str) -> FakeFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> FakeFiles | None:
         files = self.place.homes.get(home)
         return None if files is None else FakeFiles(files, lambda: self.place.full)
 
