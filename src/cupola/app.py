@@ -193,7 +193,9 @@ class Platform:
             clock=self._clock,
             on_change=self.warm.reconsider,
         )
-        responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
+        responses = Responses(
+            self._store, self._resolver, self._carrier, self._recorder, self.background, self.timekeeper, self._clock
+        )
         return routes.Handlers(
             agents=Agents(
                 self._store,
@@ -211,7 +213,7 @@ class Platform:
             logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
-            invocations=Invocations(self._store, passage, self._clock),
+            invocations=Invocations(self._store, passage, self.timekeeper, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),

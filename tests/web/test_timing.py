@@ -254,3 +254,26 @@ async def test_a2a_is_kept_under_its_own_name(tmp_path: Path) -> None:
         assert told(answer)["container-response-ms"] == "500"
         (one,) = await kept(platform)
         assert (one.protocol, one.session) == ("a2a", answer.headers["x-agent-session-id"])
+
+
+async def test_what_came_of_it_tells_it_again(platform: PlatformUnderTest) -> None:
+    """A later GET repeats the split of the request that had asked for it, by itself, and no other's."""
+    slow = Slow(platform)
+    asked = {"input": "x", "agent_session_id": "s1"}
+    made = await slow.start(asyncio.create_task(platform.call("POST", f"{OPENAI}/responses", asked, headers=ASKED)))
+    slow.pass_by(100)
+    again = await platform.call("GET", f"{OPENAI}/responses/{made.json()['id']}")
+    assert told(again) == {**told(made), "total-last-byte-ms": "5500"}
+    other = await platform.hear(agent_session_id="s1")
+    assert told(await platform.call("GET", f"{OPENAI}/responses/{other['id']}", headers=ASKED)) == {}
+
+
+async def test_an_accepted_invocation_tells_what_the_platform_took(platform: PlatformUnderTest) -> None:
+    """Also when it is polled; nobody learns it of another's."""
+    path = f"{INVOCATIONS}?agent_session_id=s1"
+    begun = await platform.call("POST", path, {"do": "later"}, headers=ASKED)
+    poll = f"{INVOCATIONS}/{begun.headers['x-agent-invocation-id']}"
+    polled = told(await platform.call("GET", poll))
+    assert polled.pop("total-last-byte-ms") == "500"
+    assert polled == told(begun)
+    assert told(await platform.caller("eve")("GET", poll)) == {}
