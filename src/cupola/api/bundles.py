@@ -24,7 +24,7 @@ from cupola.api.owned import agent_of, session_of
 from cupola.api.sessions import show_session
 from cupola.api.stats import Writing, timings_since
 from cupola.conversations import StoredResponse, for_client
-from cupola.drivers.base import HomeFiles
+from cupola.drivers.base import HomeFiles, ImageSource
 from cupola.errors import CupolaError, NotFound
 from cupola.files import HomePath
 from cupola.masking import Mask, OutputMask, hidden_values, shown_variables
@@ -157,7 +157,9 @@ class Bundles:
         """What stands in the home: names, sizes, times; no contents."""
         try:
             place = await self._places.keeping(about.version.definition)
-            files = await place.driver.home_files(about.session.home)
+            image = about.version.definition.image
+            source = None if image is None else ImageSource(image, about.version.image_content)
+            files = await place.driver.home_files(about.session.home, source)
             entries, more = ([], False) if files is None else await _walk(files)
         except CupolaError as error:
             return {"entries": [], "more": False, "error": error.message}

@@ -28,7 +28,10 @@ _SHORT = 8
 _LONGEST_NAME = 16
 _COLORS = ("36", "32", "35", "34", "33", "96", "92", "95")
 _SIGNS = {"stdout": ("|", "2"), "stderr": ("!", "31"), "status": ("*", "1")}
-_CONTROLS = re.compile(r"\x1b\[[0-9;]*m|([\x00-\x08\x0b-\x1f\x7f\x80-\x9f])")
+_COLOR = r"\x1b\[[0-9;]*m"
+_SEQUENCE = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # of a terminal: CSI and OSC (ECMA-48)
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+_TO_CLEAN = re.compile(f"{_COLOR}|({_SEQUENCE}|{_CONTROL})")
 _TIMEOUT = 60.0
 """Seconds of silence after which the platform is gone: it says something every 15 s."""
 
@@ -95,6 +98,8 @@ def logs(
     rows = _chosen(client.lines(f"{client.own(agent, project)}/logs?{given}"), pattern, tail)
     if not _print(rows, output, one_session=session is not None, at_once=follow):
         print(f"No lines: nothing that is kept of agent '{agent}' matches.", file=sys.stderr)
+    if follow:
+        print("That is all: the platform stops.", file=sys.stderr)
 
 
 def _chosen(
@@ -165,7 +170,7 @@ def _text(row: Mapping[str, Any]) -> str:
     text = str(row["text"])
     if not sys.stdout.isatty():
         return text
-    clean = _CONTROLS.sub(lambda found: "" if found[1] else found[0], text)
+    clean = _TO_CLEAN.sub(lambda found: "" if found[1] else found[0], text)
     if row["event"] is not None:
         return colored(clean, "1")
     return f"{clean}\x1b[0m" if "\x1b" in clean else clean
