@@ -58,11 +58,8 @@ def test_percentiles_are_of_nearest_rank(values: list[float]) -> None:
 
 
 def timing(version: str, start_type: SessionStart, status: int = 200, response: float = 1.0) -> Timing:
-    parts = {"preprocessing_ms": 1.0, "infra_setup_ms": 2.0, "readiness_ms": 6.0, "response_ms": response}
-    return Timing(
-        "demo", "a1", version, "s", "r", "responses", start_type, status, 1.0, **parts,
-        response_begin_ms=sum(parts.values()), last_byte_ms=20.0,
-    )  # fmt: skip
+    parts = (1.0, 2.0, 6.0, response)
+    return Timing("demo", "a1", version, "s", "r", "responses", start_type, status, 1.0, *parts, sum(parts), 20.0)
 
 
 def test_summaries_say_how_many_how_long_and_where_it_went() -> None:

@@ -109,7 +109,7 @@ class Finders:
 
 
 class Platform:
-    """All parts of one installation but its sockets. `ticks` are the seconds of a monotonic clock."""
+    """All parts of one installation but its sockets."""
 
     def __init__(
         self,
@@ -121,7 +121,6 @@ class Platform:
         clock: SteadyClock | None = None,
         fetch: Fetch = fetch,
         sockets: SocketLimits | None = None,
-        ticks: Callable[[], float] = time.monotonic,
         log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
@@ -146,7 +145,7 @@ class Platform:
             stop_grace=settings.stop_grace,
             witness=self.lives,
             clock=clock,
-            ticks=ticks,
+            ticks=clock.ticks,
         )
         self.places = Places(
             images=find.images,
@@ -185,14 +184,16 @@ class Platform:
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
-        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, ticks)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, clock.ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
         self.socket_limits = sockets or SocketLimits()
-        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, ticks)
+        self._sockets = WebSockets(
+            self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, clock.ticks
+        )
         self.routes = routes.client_routes(self._handlers())
         inner = ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN)
-        self.clients = _edge(TimingEdge(inner, self.timekeeper.keep, clock, ticks))
+        self.clients = _edge(TimingEdge(inner, self.timekeeper.keep, clock, clock.ticks))
 
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
@@ -204,7 +205,9 @@ class Platform:
             clock=self._clock,
             on_change=self.warm.reconsider,
         )
-        responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
+        responses = Responses(
+            self._store, self._resolver, self._carrier, self._recorder, self.background, self.timekeeper, self._clock
+        )
         return routes.Handlers(
             agents=Agents(
                 self._store,
@@ -216,14 +219,14 @@ class Platform:
             ),
             versions=versions,
             sessions=self._sessions,
-            stopping=Stopping(self._store, self.sandboxes),
             bundles=self._bundles,
             stats=Stats(self._store, self.timekeeper, self._clock),
+            stopping=Stopping(self._store, self.sandboxes),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
-            invocations=Invocations(self._store, passage, self._clock),
+            invocations=Invocations(self._store, passage, self.timekeeper, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),

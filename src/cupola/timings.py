@@ -87,6 +87,7 @@ class Timing(NamedTuple):
     """One request as it is kept. `began_at` is in unix seconds, all else in milliseconds.
 
     `version` and `session` are empty where the request did not get as far; `last_byte_ms` is the time to its very end.
+    `subject` is the response or invocation that came of it, of a request that asked for its split.
     A plain tuple: one is made for every request.
     """
 
@@ -105,6 +106,12 @@ class Timing(NamedTuple):
     response_ms: float
     response_begin_ms: float
     last_byte_ms: float
+    subject: str | None = None
+
+    @property
+    def split(self) -> Split:
+        parts = (self.preprocessing_ms, self.infra_setup_ms, self.readiness_ms, self.response_ms)
+        return Split(self.start_type, *(part / 1000 for part in parts))
 
     @property
     def is_error(self) -> bool:
@@ -120,7 +127,7 @@ class Stopwatch:
     """Takes down when things happen to one request; in the scope as `cupola.stopwatch`.
 
     Nothing is kept of a request that never `asks` an agent. One that is `detached` is answered before it is done: what
-    its container takes is not in its reply's head.
+    its container takes is not in its reply's head. `then` is the timing of the request whose work this one looks at.
     """
 
     __slots__ = (
@@ -134,6 +141,8 @@ class Stopwatch:
         "session",
         "start",
         "status",
+        "subject",
+        "then",
         "version",
     )
 
@@ -146,6 +155,8 @@ class Stopwatch:
         self.head: float | None = None
         self.status = 0
         self.detached = False
+        self.subject: str | None = None
+        self.then: Timing | None = None
 
     def asks(self, project: str, agent: str, protocol: str) -> None:
         """The request is one for this agent. A protocol that is carried by another is named first, and stays."""

@@ -85,6 +85,7 @@ async def used(platform: PlatformUnderTest) -> str:
     return conversation
 
 
+@pytest.mark.operation("cupola.bundle")
 async def test_everything_about_a_session(platform: PlatformUnderTest) -> None:
     """One archive, with what a colleague asks for first."""
     conversation = await used(platform)

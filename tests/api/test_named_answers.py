@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from cupola.identity import Role
 from tests.support.agents import echo
 from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
+from tests.support.sockets import PATH, Agent, listening, repeat
 
 AGENT = f"{PROJECT}/agents/a1"
 PROTOCOLS = f"{AGENT}/endpoint/protocols"
@@ -226,3 +228,22 @@ async def test_what_can_be_no_session_is_not_repeated(platform: PlatformUnderTes
     answer = await platform.call(method, path.format(odd), {})
     assert answer.status in (400, 404)
     assert "x-agent-session-id" not in answer.headers
+
+
+@pytest.mark.parametrize("refused_by", ["no start", "another's", "no agent"])
+async def test_refused_websockets(tmp_path: Path, refused_by: str) -> None:
+    """Before a container was reached there is nothing but the refusal to tell from."""
+    async with listening(tmp_path, Agent(repeat)) as at:
+        path, status = PATH, 424
+        if refused_by == "no agent":
+            path, status = PATH.replace("a1", "a2"), 404
+        if refused_by == "another's":
+            status = 403
+            async with at.connect("agent_session_id=mine", principal="bob"):
+                pass
+        at.platform.place.behaviour = Behaviour(exit_code=3)
+        with pytest.raises(InvalidStatus) as refused:
+            await at.connect("agent_session_id=mine", path=path, additional_headers={"x-request-id": "r-1"})
+        reply = refused.value.response
+        assert reply.status_code == status
+        assert (reply.headers["x-request-id"], reply.headers["x-agent-session-id"]) == ("r-1", "mine")

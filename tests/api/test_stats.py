@@ -38,6 +38,7 @@ def took(platform: PlatformUnderTest, response_ms: float, *, version: str = "1",
     )  # fmt: skip
 
 
+@pytest.mark.operation("cupola.stats")
 async def test_percentiles_by_version_and_start_type(platform: PlatformUnderTest) -> None:
     """What waits to be written counts as well; parts are shown as shares of all the time."""
     for milliseconds in range(1, 101):

@@ -74,6 +74,7 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "list_state_items": lambda c: _list_state(c, {}),
     "list_tagged_state_items": lambda c: _list_state(c, {"a": "b"}),
     "next_timings": lambda c: timings.next_timings(c, PROJECT, AGENT, (1.0, 1), 10),
+    "timing_of_subject": lambda c: timings.timing_of_subject(c, PROJECT, "caresp_1"),
     "delete_old_timings": lambda c: timings.delete_old_timings(c, PROJECT, AGENT, 1e9, 10),
     "delete_timings_beyond": lambda c: timings.delete_timings_beyond(c, PROJECT, AGENT, -1, 10),
     "delete_timings_of_agent": lambda c: timings.delete_timings_of_agent(c, PROJECT, AGENT),

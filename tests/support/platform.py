@@ -199,7 +199,6 @@ class PlatformUnderTest:
         log_limits: LogLimits | None = None,
     ) -> None:
         self.sockets = sockets
-        self.ticks = Clock()
         self.log_limits = log_limits
         self.installation = installation
         self.settings = settings
@@ -222,7 +221,6 @@ class PlatformUnderTest:
             Finders(find, find),
             SteadyClock(self.clock.wall, self.clock),
             sockets=self.sockets,
-            ticks=self.ticks,
             log_limits=self.log_limits,
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])

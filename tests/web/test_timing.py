@@ -47,7 +47,6 @@ class Slow:
         self.heard = asyncio.Event()
 
     def pass_by(self, seconds: float) -> None:
-        self.platform.ticks.now += seconds
         self.platform.clock.now += seconds
 
     async def answer(self, sandbox: FakeSandbox, request: Request) -> Reply:
@@ -224,19 +223,24 @@ async def test_a_websocket_is_kept_and_told_nothing(tmp_path: Path) -> None:
         async with at.connect("agent_session_id=s1", additional_headers=ASKED) as socket:
             assert socket.response is not None
             assert not [name for name in socket.response.headers if name.lower().startswith(PREFIX)]
-            at.platform.ticks.now += 60
+            at.platform.clock.now += 60
         await wait_until(lambda: not at.platform.platform.sandboxes.live_of(("demo", "a1", "s1")).open_requests)  # type: ignore[union-attr]  # it runs
         platform = at.platform
         (one,) = await kept(platform)
         assert (one.protocol, one.status, one.session, one.last_byte_ms) == ("invocations_ws", 101, "s1", 60_000.0)
 
 
-async def test_stepping_the_wall_clock_changes_no_duration(platform: PlatformUnderTest) -> None:
-    """Durations are of a monotonic clock."""
-    platform.clock.now -= 86_400
-    answer = await invoke(platform, "s1")
-    platform.clock.now += 86_400
-    assert told(answer)["container-response-ms"] == "500"
+async def test_setting_the_machines_clock_changes_no_duration(tmp_path: Path) -> None:
+    """Durations are of a clock that does not jump."""
+    async with open_platform(tmp_path, Behaviour()) as platform:
+
+        async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
+            platform.clock.jump -= 86_400
+            return Reply(200)
+
+        platform.place.behaviour = Behaviour(handler=answer)
+        await platform.create_version()
+        assert told(await invoke(platform, "s1"))["response-begin-ms"] == "0"
 
 
 async def test_a2a_is_kept_under_its_own_name(tmp_path: Path) -> None:
@@ -254,3 +258,26 @@ async def test_a2a_is_kept_under_its_own_name(tmp_path: Path) -> None:
         assert told(answer)["container-response-ms"] == "500"
         (one,) = await kept(platform)
         assert (one.protocol, one.session) == ("a2a", answer.headers["x-agent-session-id"])
+
+
+async def test_what_came_of_it_tells_it_again(platform: PlatformUnderTest) -> None:
+    """A later GET repeats the split of the request that had asked for it, by itself, and no other's."""
+    slow = Slow(platform)
+    asked = {"input": "x", "agent_session_id": "s1"}
+    made = await slow.start(asyncio.create_task(platform.call("POST", f"{OPENAI}/responses", asked, headers=ASKED)))
+    slow.pass_by(100)
+    again = await platform.call("GET", f"{OPENAI}/responses/{made.json()['id']}")
+    assert told(again) == {**told(made), "total-last-byte-ms": "5500"}
+    other = await platform.hear(agent_session_id="s1")
+    assert told(await platform.call("GET", f"{OPENAI}/responses/{other['id']}", headers=ASKED)) == {}
+
+
+async def test_an_accepted_invocation_tells_what_the_platform_took(platform: PlatformUnderTest) -> None:
+    """Also when it is polled; nobody learns it of another's."""
+    path = f"{INVOCATIONS}?agent_session_id=s1"
+    begun = await platform.call("POST", path, {"do": "later"}, headers=ASKED)
+    poll = f"{INVOCATIONS}/{begun.headers['x-agent-invocation-id']}"
+    polled = told(await platform.call("GET", poll))
+    assert polled.pop("total-last-byte-ms") == "500"
+    assert polled == told(begun)
+    assert told(await platform.caller("eve")("GET", poll)) == {}

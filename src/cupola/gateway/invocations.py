@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from cupola.errors import NotFound
 from cupola.gateway.headers import Header, find
 from cupola.gateway.passage import Passage, named_session
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
 from cupola.secrecy import brief
@@ -43,8 +44,11 @@ _InvocationKey = tuple[str, str, str]
 class Invocations:
     """ASGI endpoints of `/agents/{agent}/endpoint/protocols/invocations…`. `clock` gives unix seconds."""
 
-    def __init__(self, store: Store, passage: Passage, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, passage: Passage, timekeeper: Timekeeper, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
+        self._timekeeper = timekeeper
         self._passage = passage
         self._clock = clock
         self._recent: OrderedDict[_InvocationKey, Invocation] = OrderedDict()
@@ -56,6 +60,7 @@ class Invocations:
         began: Invocation | None = None
         watch: Stopwatch = scope["cupola.stopwatch"]
         watch.asks(*_agent_of(scope), _PROTOCOL)
+        watch.subject = invocation_id
 
         def begin(live: LiveSandbox) -> None:
             nonlocal began
@@ -82,6 +87,9 @@ class Invocations:
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/{id}`."""
+        watch, invocation = scope["cupola.stopwatch"], scope["path_params"]["invocation"]
+        if await self._known((*_agent_of(scope), invocation)) is not None:
+            await self._timekeeper.recall(watch, scope["path_params"]["project"], invocation)
         await self._pass_known(scope, receive, send, "")
 
     async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,6 +31,7 @@ from cupola.gateway.headers import Header, isolation_key_of
 from cupola.gateway.proxy import Outcome
 from cupola.gateway.record import Asked, Recorder
 from cupola.gateway.resolve import Resolver
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.identity import Caller
 from cupola.ids import is_response_id, new_response_id
 from cupola.sandboxes.live import LiveSandbox
@@ -67,6 +68,7 @@ class Responses:
         carrier: Carrier,
         recorder: Recorder,
         background: Background,
+        timekeeper: Timekeeper,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -74,6 +76,7 @@ class Responses:
         self._carrier = carrier
         self._recorder = recorder
         self._background = background
+        self._timekeeper = timekeeper
         self._clock = clock
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +104,7 @@ class Responses:
         scope["cupola.session_id"] = live.row.session_id
         _require_protocol(live, scope["headers"])
         asked = _asked(project, caller, ask, live.row.session_id, self._clock())
+        watch.subject = asked.row.id
         exchange = _Exchange(ask, asked, live, self._recorder, self._carrier, self._clock)
         headers = self._headers(scope, live, caller)
         headers += [(b"content-type", b"application/json"), (b"x-agent-response-id", asked.row.id.encode())]
@@ -176,6 +180,9 @@ class Responses:
         if query.get("stream", "false").lower() == "true":
             await self._replay(scope, receive, send, found, query.get("starting_after"))
             return
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.detached = found.background
+        await self._timekeeper.recall(watch, found.project, found.id)
         await json_reply(answer.shown(found))(scope, receive, send)
 
     async def _replay(

@@ -16,7 +16,7 @@ import structlog
 
 from cupola.store import Store
 from cupola.store import timings as rows
-from cupola.timings import Timing
+from cupola.timings import Stopwatch, Timing
 
 log = structlog.get_logger()
 
@@ -52,6 +52,11 @@ class Timekeeper:
         if self._waiting:
             taken, self._waiting = self._waiting, []
             self._store.write_later(partial(rows.put_timings, rows=taken))
+
+    async def recall(self, watch: Stopwatch, project: str, subject: str) -> None:
+        """Lets the answer tell how long the request took that made `subject`, if that had asked to know."""
+        self.write()
+        watch.then = await self._store.read(partial(rows.timing_of_subject, project=project, subject=subject))
 
     async def run(self) -> None:
         """Until cancelled. A round that fails is logged; the next one tries again."""

@@ -29,8 +29,8 @@ class LiveSandbox:
 
     `start` is how it came up, None where an earlier process had started it; `start_type` says how its session came by
     it. `pooled` is set while a warm pool counts on it: then it may wait for as long as it likes. `counted_at` is until
-    when its running time stands on the session's account. `ending` is why it is being stopped although something may be
-    running: what open requests are told. Mutable: it counts what is open.
+    when its running time stands on the session's account. `ending` is why it is being stopped although something may
+    be running: what open requests are told. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -44,9 +44,9 @@ class LiveSandbox:
     background: set[str] = field(default_factory=set)
     stopping: bool = False
     generation: Generation | None = None
+    start: Start | None = None
     counted_at: float | None = None
     ending: CupolaError | None = None
-    start: Start | None = None
     binds_late: bool = False
     start_type: SessionStart = SessionStart.COLD
     pooled: bool = False

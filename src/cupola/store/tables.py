@@ -318,7 +318,15 @@ timings = Table(
     Column("response_ms", Float, nullable=False),
     Column("response_begin_ms", Float, nullable=False),
     Column("last_byte_ms", Float, nullable=False),
+    _text("subject", nullable=True),
     Index(None, "project", "agent", "began_at"),
+    Index(
+        "timings_of_subjects",
+        "project",
+        "subject",
+        sqlite_where=text("subject IS NOT NULL"),
+        postgresql_where=text("subject IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 

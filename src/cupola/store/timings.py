@@ -26,6 +26,12 @@ _NEXT = (
     .order_by(timings.c.began_at, timings.c.seq)
     .limit(bindparam("p_limit"))
 )
+_OF_SUBJECT = (
+    select(*_COLUMNS)
+    .where(timings.c.project == bindparam("p_project"), timings.c.subject == bindparam("p_subject"))
+    .order_by(timings.c.seq.desc())
+    .limit(1)
+)
 _DELETE_OF_AGENT = delete(timings).where(_OF_AGENT)
 _COUNT = select(func.count()).select_from(timings).where(_OF_AGENT)
 _OLDEST = select(timings.c.seq).where(_OF_AGENT).order_by(timings.c.began_at, timings.c.seq).limit(bindparam("p_limit"))
@@ -64,6 +70,12 @@ def next_timings(
     found = conn.execute(_NEXT, asked).all()
     place = (found[-1].began_at, found[-1].seq) if len(found) == limit else None
     return [_timing(row[1:]) for row in found], place
+
+
+def timing_of_subject(conn: Connection, project: str, subject: str) -> Timing | None:
+    """How long the request took that made a response or invocation, if it asked for that."""
+    row = conn.execute(_OF_SUBJECT, {"p_project": project, "p_subject": subject}).first()
+    return None if row is None else _timing(row)
 
 
 def delete_timings_of_agent(conn: Connection, project: str, agent: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupola.errors import CupolaError, SessionNotReady
-from cupola.timings import CALLER_LEFT, SessionStart, Stopwatch, Timing
+from cupola.timings import CALLER_LEFT, SessionStart, Split, Stopwatch, Timing
 from cupola.web.errors import BEGINNINGS, status_of
 
 _ASKED = (b"x-ms-debug-latency-enabled", b"true")
@@ -52,8 +52,8 @@ class TimingEdge:
             if watch.head is None and message["type"] in BEGINNINGS:
                 watch.head = self._ticks()
                 watch.status = message.get("status", _UPGRADED)
-                if watch.protocol and scope["type"] == "http" and _ASKED in scope["headers"]:
-                    message["headers"] = [*message.get("headers", ()), *_told(watch, watch.head)]
+                if scope["type"] == "http" and (told := _told(watch, scope, watch.head)):
+                    message["headers"] = [*message.get("headers", ()), *told]
             await send(message)
 
         try:
@@ -100,19 +100,29 @@ def _timing(watch: Stopwatch, scope: Scope, began_at: float, now: float) -> Timi
         found.response * 1000,
         (head - began) * 1000,
         (now - began) * 1000,
+        watch.subject if _ASKED in scope["headers"] else None,
     )
 
 
-def _told(watch: Stopwatch, head: float) -> list[tuple[bytes, bytes]]:
-    """The headers of a reply; of one that is only an acknowledgement, what the platform has taken."""
+def _told(watch: Stopwatch, scope: Scope, head: float) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply: of this request, if it asks, or of an earlier one, whose work it looks at."""
     if watch.status >= 400:
         return []
-    found = watch.split(head)
+    if watch.then is not None:
+        told = _headers(watch.then.split, detached=watch.detached or watch.then.status == _ACCEPTED)
+        return [*told, (_PREFIX + b"total-last-byte-ms", b"%d" % round(watch.then.last_byte_ms))]
+    if not watch.protocol or _ASKED not in scope["headers"]:
+        return []
+    return _headers(watch.split(head), detached=watch.detached or watch.status == _ACCEPTED)
+
+
+def _headers(found: Split, *, detached: bool) -> list[tuple[bytes, bytes]]:
+    """A split for a caller; of a reply that is only an acknowledgement, what the platform has taken."""
     preprocessing, infra, readiness, response, whole = found.milliseconds()
     told: list[tuple[bytes, bytes]] = [(b"session-start-type", found.type.encode())]
     told.append((b"platform-preprocessing-ms", b"%d" % preprocessing))
     if found.type is not SessionStart.WARM:
         told += [(b"infra-setup-ms", b"%d" % infra), (b"container-readiness-ms", b"%d" % readiness)]
-    if not watch.detached and watch.status != _ACCEPTED:
+    if not detached:
         told += [(b"container-response-ms", b"%d" % response), (b"response-begin-ms", b"%d" % whole)]
     return [(_PREFIX + name, value) for name, value in told]

@@ -59,11 +59,20 @@ def upgrade() -> None:
         sa.Column("response_ms", sa.Float(), nullable=False),
         sa.Column("response_begin_ms", sa.Float(), nullable=False),
         sa.Column("last_byte_ms", sa.Float(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_timings")),
         sqlite_autoincrement=True,
     )
     op.create_index(
         op.f("ix_timings_project_agent_began_at"), "timings", ["project", "agent", "began_at"], unique=False
+    )
+    op.create_index(
+        "timings_of_subjects",
+        "timings",
+        ["project", "subject"],
+        unique=False,
+        sqlite_where=sa.text("subject IS NOT NULL"),
+        postgresql_where=sa.text("subject IS NOT NULL"),
     )
     op.create_table(
         "snapshots",
