@@ -25,7 +25,6 @@ import aiohttp
 import psutil
 from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
-from aiodocker.volumes import DockerVolume
 
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
@@ -52,9 +51,7 @@ from cupola.drivers.docker_container import (
     explain_create,
     explain_start,
     has_unprivileged_user,
-    home_name,
     inspected_address,
-    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -85,7 +82,8 @@ from cupola.drivers.docker_network import (
     remove_installation_networks,
     remove_network,
 )
-from cupola.errors import Conflict, StartFailed
+from cupola.drivers.docker_volumes import HomeVolumes
+from cupola.errors import StartFailed
 
 NETWORK = "network"
 """The key in `Handle.extra` under which a sandbox's own network stands, where it has one."""
@@ -145,6 +143,7 @@ class DockerDriver:
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
+        self._volumes = HomeVolumes(client, installation)
 
     @property
     def about(self) -> str:
@@ -244,18 +243,16 @@ class DockerDriver:
         return [self._found(container._container, place) for container in containers]
 
     async def delete_home(self, home: str) -> None:
-        name = home_name(self._installation, home)
-        with engine_errors("delete a home"):
-            try:
-                await DockerVolume(self._client, name).delete()  # type: ignore[no-untyped-call]  # aiodocker
-            except DockerError as error:
-                if error.status == 409:
-                    raise Conflict(f"The home {home} is in use by a sandbox: stop it first.") from error
-                if error.status != 404:
-                    raise
+        await self._volumes.delete(home)
         self._opened_homes.discard(home)
 
+    async def copy_home(self, source: str, target: str) -> int:
+        place = await self._find_place()
+        self._opened_homes.discard(target)
+        return await self._volumes.copy(source, target, here=place.traits.shares_kernel)
+
     async def aclose(self) -> None:
+        self._volumes.close()
         await self._client.close()
 
     async def remove_installation(self) -> None:
@@ -322,7 +319,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(labelled_home(spec, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._volumes.make(spec.home)
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:
