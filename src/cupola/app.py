@@ -24,8 +24,10 @@ from starlette.types import ASGIApp
 from cupola import routes
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.snapshots import Snapshots
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.expiry import StateExpiry
@@ -54,8 +56,10 @@ from cupola.installation import Installation, Running
 from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
+from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.lost import LostResponses
+from cupola.sandboxes.moving import Moves
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
@@ -139,7 +143,9 @@ class Platform:
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
-        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users)
+        self._moves = Moves(store, self.sandboxes, clock)
+        self.homes = Homes(store, self.places, self.sandboxes, clock)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self._moves)
         self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
@@ -159,9 +165,18 @@ class Platform:
         )
         responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
         return routes.Handlers(
-            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
+            agents=Agents(
+                self._store,
+                versions,
+                self.versions,
+                self._resolver.set_enabled,
+                self._users.set_endpoint,
+                self.homes.delete_snapshots_of_agent,
+            ),
             versions=versions,
             sessions=self._sessions,
+            snapshots=Snapshots(self._store, self.homes, self._clock),
+            moves=SessionMoves(self._store, self._moves, self._clock),
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
@@ -177,6 +192,7 @@ class Platform:
         if self._issuer is not None:
             await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
+        await self.homes.recover()
         adopted = {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         for live, response in await self._lost.platform_restarted(adopted):
             self.background.follow(live, response)
@@ -194,6 +210,7 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.break_off()
         await self._close_connections()
 
@@ -203,6 +220,7 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self._close_connections()
 

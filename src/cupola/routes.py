@@ -17,8 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
 from cupola.api.health import Health
+from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.snapshots import Snapshots
 from cupola.api.versions import Versions
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
@@ -37,6 +39,9 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+OWN = "/cupola/projects/{project}/agents/{agent}"
+"""What Cupola offers of an agent beside the wire."""
+SNAPSHOTS = OWN + "/sessions/{session}/snapshots"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -57,6 +62,8 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    snapshots: Snapshots
+    moves: SessionMoves
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -84,6 +91,13 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
         call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
         call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
+        call("GET", SNAPSHOTS, to.snapshots.list, USE),
+        call("POST", SNAPSHOTS, to.snapshots.create, USE),
+        call("DELETE", SNAPSHOTS + "/{snapshot}", to.snapshots.delete, USE),
+        call("POST", OWN + "/sessions/{session}:restore", to.snapshots.restore, USE),
+        call("POST", OWN + "/sessions/{session}:fork", to.snapshots.fork, USE),
+        call("POST", OWN + "/sessions/{session}:move", to.moves.move, USE),
+        call("POST", OWN + "/sessions:move", to.moves.move_many, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),

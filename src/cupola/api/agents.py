@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,12 +37,14 @@ class Agents:
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
         on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
+        delete_snapshots: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
         self._on_enabled = on_enabled
         self._on_endpoint = on_endpoint
+        self._delete_snapshots = delete_snapshots
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -125,6 +127,7 @@ class Agents:
         while True:
             for version in versions:
                 await self._provisioning.delete(version)
+            await self._delete_snapshots(agent.project, agent.name)  # those that outlived their sessions
             versions = await self._store.write(finish)
             if not versions:
                 break

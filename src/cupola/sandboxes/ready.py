@@ -10,22 +10,28 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
-from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import CupolaError, Forbidden, NotFound, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
+from cupola.sandboxes.occupied import Occupied, outcome
 from cupola.sandboxes.places import Places
+from cupola.sandboxes.spares import remove_spares
 from cupola.sandboxes.start import CouldNotStart, Starter
-from cupola.sessions import Sandbox, Session
+from cupola.sessions import Activity, Sandbox, Session, what_is_open
+from cupola.snapshots import Snapshot
 from cupola.store import Store
+from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.store import snapshots as snapshot_rows
 
 log = structlog.get_logger()
 
@@ -63,6 +69,7 @@ class Sandboxes:
         self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
+        self.occupied = Occupied()
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
 
@@ -129,6 +136,7 @@ class Sandboxes:
 
     async def ensure_ready(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         """The session's sandbox, started if need be. Cancelling one waiter does not cancel the start."""
+        await self.occupied.free(session.key)
         live = self.live_of(session.key)
         if live is not None:
             return live
@@ -137,15 +145,11 @@ class Sandboxes:
             task = asyncio.create_task(self._bring_up(session, agent, version))
             self._starting[session.key] = task
             task.add_done_callback(lambda done: self._start_ended(session.key, done))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if not task.cancelled() or _is_being_cancelled():
-                raise
-            raise Conflict(
-                f"The start of session '{session.id}' was broken off: its version or the session was deleted, "
-                "or the platform stops."
-            ) from error
+        return await outcome(
+            task,
+            f"The start of session '{session.id}' was broken off: its version or the session was deleted, "
+            "or the platform stops.",
+        )
 
     def _start_ended(self, key: SessionKey, task: asyncio.Task[LiveSandbox]) -> None:
         self._starting.pop(key, None)
@@ -157,6 +161,7 @@ class Sandboxes:
         if stopping is not None:
             await asyncio.wait([stopping])
         await self._make_room()
+        session, version = await self._as_stored(session, version)
         began = self._clock()
         resumed = session.stopped_at is not None
         session = session.to_starting(began)
@@ -185,6 +190,22 @@ class Sandboxes:
             seconds=round(self._clock() - began, 3),
         )
         return live
+
+    async def _as_stored(self, session: Session, version: AgentVersion) -> tuple[Session, AgentVersion]:
+        """Session and version as they are now: whoever asked may have read them before a restore or a move."""
+
+        known = await self._store.read(partial(session_rows.current_session, session=session))
+        if known.version == version.version:
+            return known, version
+        current = await self._store.read(
+            partial(agent_rows.get_version, project=known.project, agent=known.agent, version=known.version)
+        )
+        if current is None:
+            raise NotFound(
+                f"Session '{known.id}' is bound to version {known.agent}:{known.version}, which was deleted.",
+                param="agent_session_id",
+            )
+        return known, current
 
     async def _undo_what_was_left(self, session: Session) -> None:
         """Stops a sandbox that an earlier stop could not reach: a session never has two."""
@@ -262,13 +283,32 @@ class Sandboxes:
         if live is not None:
             await self.stop(live, "session stopped", grace=grace)
 
-    async def delete_session(self, session: Session) -> None:
-        """Ends a session: sandbox, home, row. May be repeated after a crash."""
-        gone = session.to_deleted()
-        await self._store.write(lambda conn: session_rows.put_session(conn, gone))
-        await self.stop_session(session, grace=0)
+    def what_is_open(self, key: SessionKey) -> str | None:
+        """In words, what stopping a session now would break off."""
+        live = self.live.of_session(key)
+        activity = Activity() if live is None else live.activity()
+        return what_is_open(activity, starting=key in self._starting)
+
+    def runs(self, key: SessionKey) -> bool:
+        """Whether a session has a sandbox, is getting one, or has one that is being stopped."""
+        return key in self._starting or key in self._stopping or self.live.of_session(key) is not None
+
+    async def put_to_rest(self, session: Session) -> None:
+        """As `stop_session`, and nothing of the session runs any more afterwards, whoever stopped it."""
+        await self.stop_session(session)
+        stopping = self._stopping.get(session.key)
+        if stopping is not None:
+            await asyncio.shield(stopping)
+        await self._undo_what_was_left(session)
+
+    async def delete_session(self, session: Session, *, keep_snapshots: bool = False) -> None:
+        """Ends a session: sandbox, home, row, and its snapshots. May be repeated after a crash."""
+        await self.occupied.end(session.key)
+        gone, spares = await self._store.write(partial(_mark_deleted, session=session, keep_snapshots=keep_snapshots))
+        await self.stop_session(gone, grace=0)
         for place in await self._places.every():
-            await place.driver.delete_home(session.home)
+            await place.driver.delete_home(gone.home)
+        await remove_spares(self._store, self._places, spares)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
@@ -323,11 +363,6 @@ class Sandboxes:
                 log.warning("sandbox not stopped", reason=result.message)
 
 
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 def check_owner(session: Session, caller: str) -> None:
     """Raises Forbidden for a session of another caller."""
     if session.caller != caller:
@@ -336,6 +371,15 @@ def check_owner(session: Session, caller: str) -> None:
             code="session_not_accessible",
             param="agent_session_id",
         )
+
+
+def _mark_deleted(conn: Any, session: Session, keep_snapshots: bool) -> tuple[Session, list[Snapshot]]:
+    """The session as it is when it goes (a restore may have changed its home), and the snapshots that go with it."""
+    gone = (session_rows.get_session(conn, *session.key) or session).to_deleted()
+    session_rows.put_session(conn, gone)
+    if keep_snapshots:
+        return gone, []
+    return gone, snapshot_rows.release_of_session(conn, *gone.key, gone.caller)
 
 
 def _put_both(conn: Any, session: Session, row: Sandbox) -> None:
