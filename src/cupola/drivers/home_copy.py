@@ -152,13 +152,10 @@ class _Copy:
     def _copy_bytes(self, source: int, target: int, offset: int, length: int) -> None:
         while length > 0:
             self._go_on()
-            piece = os.pread(source, min(length, PIECE), offset)
-            if not piece:
+            copied = copy_piece(source, target, offset, min(length, PIECE))
+            if not copied:
                 return  # cut short since
-            view = memoryview(piece)
-            while view:
-                written = os.pwrite(target, view, offset)
-                view, offset, length = view[written:], offset + written, length - written
+            offset, length = offset + copied, length - copied
 
     def _go_on(self) -> None:
         if self._unwanted.is_set():
@@ -176,6 +173,17 @@ def shares_blocks(source: int, target: int) -> bool:
             return False
         raise
     return True
+
+
+def copy_piece(source: int, target: int, offset: int, length: int) -> int:
+    """Copies bytes between two open files, in the kernel where it can; returns how many, 0 at the end of `source`."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, length, offset, offset)
+        except OSError as error:
+            if error.errno not in _CANNOT_SHARE:
+                raise
+    return os.pwrite(target, os.pread(source, length, offset), offset)
 
 
 def _filled(file: int, size: int) -> Iterator[tuple[int, int]]:
