@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from cupola.errors import BadRequest, Conflict
+from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.secrecy import brief
 
 GIB = 1024**3
@@ -309,6 +309,11 @@ def check_agent_name(name: str) -> None:
             "starting and ending with a letter or digit.",
             param="agent_name",
         )
+
+
+def no_agent(project: str, name: str) -> NotFound:
+    """The error for an agent that is not there."""
+    return NotFound(f"Agent {brief(name)} does not exist in project {brief(project)}.", param="agent_name")
 
 
 def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.Random) -> AgentVersion | None:

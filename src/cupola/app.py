@@ -23,7 +23,9 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
+from cupola.api.logs import LogLimits, Logs
 from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
@@ -58,13 +60,17 @@ from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.idle import Reaper
+from cupola.sandboxes.kept import KeptOutput
+from cupola.sandboxes.lives import Lives
 from cupola.sandboxes.lost import LostResponses
 from cupola.sandboxes.moving import Moves
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
+from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
+from cupola.sandboxes.transcript import Transcripts
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -106,11 +112,19 @@ class Platform:
         clock: Callable[[], float] = time.time,
         fetch: Fetch = fetch,
         sockets: Limits | None = None,
+        log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
         self._store = store
         self._clock = clock
         self._azure_limits = settings.azure_limits
+        kept = KeptOutput(layout.output, settings.output_bytes)
+        self.lives = Lives(store, kept, secret=tokens.sandbox_secret, clock=clock)
+        transcripts = Transcripts(store, kept, self.lives.bell, clock)
+        self._logs = Logs(store, transcripts, log_limits or LogLimits(), clock)
+        self.retention = Retention(
+            store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
+        )
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -118,6 +132,7 @@ class Platform:
             identity_header=tokens.sandbox_secret,
             ready_timeout=settings.ready_timeout,
             stop_grace=settings.stop_grace,
+            witness=self.lives,
             clock=clock,
         )
         self.places = Places(
@@ -172,11 +187,14 @@ class Platform:
                 self._resolver.set_enabled,
                 self._users.set_endpoint,
                 self.homes.delete_snapshots_of_agent,
+                self.lives.forget_agent,
             ),
             versions=versions,
             sessions=self._sessions,
             snapshots=Snapshots(self._store, self.homes, self._clock),
             moves=SessionMoves(self._store, self._moves, self._clock),
+            files=Files(self._store, self.sandboxes, self.places, self._clock),
+            logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
@@ -203,6 +221,7 @@ class Platform:
 
     async def drain(self) -> None:
         """Takes leave of those who would stay connected for ever; while the listeners still carry it."""
+        self.lives.bell.close()
         await self._sockets.drain()
 
     async def break_off(self) -> None:
@@ -212,6 +231,7 @@ class Platform:
         await self._sessions.aclose()
         await self.homes.aclose()
         await self.sandboxes.break_off()
+        await self.lives.aclose()
         await self._close_connections()
 
     async def aclose(self) -> None:
@@ -222,6 +242,7 @@ class Platform:
         await self._sessions.aclose()
         await self.homes.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
+        await self.lives.aclose()
         await self._close_connections()
 
     async def _close_connections(self) -> None:
@@ -303,7 +324,12 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
+        for loop in (
+            platform.reaper.run(),
+            platform.orphans.run(),
+            platform.state_expiry.run(),
+            platform.retention.run(),
+        ):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(

@@ -16,7 +16,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
+from cupola.api.logs import Logs
 from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
@@ -39,6 +41,7 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+FILES = SESSIONS + "/{session}/files"
 OWN = "/cupola/projects/{project}/agents/{agent}"
 """What Cupola offers of an agent beside the wire."""
 SNAPSHOTS = OWN + "/sessions/{session}/snapshots"
@@ -62,6 +65,8 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    files: Files
+    logs: Logs
     snapshots: Snapshots
     moves: SessionMoves
     responses: Responses
@@ -91,6 +96,15 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
         call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
         call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
+        call("PUT", FILES + "/content", to.files.upload, USE),
+        raw("GET", FILES + "/content", to.files.download, USE),
+        call("GET", FILES, to.files.list, USE),
+        call("DELETE", FILES, to.files.delete, USE),
+        call("POST", FILES + "/mkdir", to.files.make_directory, USE),
+        call("GET", FILES + "/stat", to.files.stat, USE),
+        raw("GET", AGENT + "/versions/{version}/sessions/{session}:logstream", to.logs.of_session_of_version, USE),
+        raw("GET", AGENT + "/sessions/{session}:logstream", to.logs.of_session, USE),
+        raw("GET", AGENT + "/versions/{version}/containers/default:logstream", to.logs.of_version, USE),
         call("GET", SNAPSHOTS, to.snapshots.list, USE),
         call("POST", SNAPSHOTS, to.snapshots.create, USE),
         call("DELETE", SNAPSHOTS + "/{snapshot}", to.snapshots.delete, USE),
@@ -111,6 +125,7 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

@@ -59,6 +59,15 @@ class Settings(BaseSettings):
     orphan_grace: float = Field(60, ge=0)
     """Seconds that a sandbox which no session owns may live before it is removed."""
 
+    output_bytes: int = Field(10 * 1024 * 1024, ge=64 * 1024)
+    """Bytes of output that are kept of one session, over all its sandboxes; beyond it the oldest eighth goes."""
+
+    output_total_bytes: int = Field(2 * 1024 * 1024 * 1024, ge=64 * 1024)
+    """Bytes of output that are kept in all; beyond it what ended first goes."""
+
+    output_days: float = Field(14, gt=0)
+    """Days that runs of sandboxes, and their output, are kept after their end; never longer than their session."""
+
     oidc_issuer: str | None = None
     """OpenID Connect issuer whose tokens are taken beside the installation's own; for Entra with the tenant's id."""
 

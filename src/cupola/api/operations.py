@@ -55,7 +55,14 @@ _METADATA: Schema = {
     "maxProperties": 16,
 }
 _VERSION = {"api-version": _TEXT}
+_LOG_STREAM = {
+    **_VERSION,
+    "kind": {"enum": ["console", "system"]},
+    "tail": {"type": "integer", "minimum": 1, "maximum": 300},
+    "follow": _FLAG,
+}
 _FORCE = {**_VERSION, "force": _FLAG}
+_PATH = {**_VERSION, "path": _TEXT}
 _PAGE = {
     **_VERSION,
     "limit": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -101,6 +108,7 @@ _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliv
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
+_FILES = _ENDPOINT + "/sessions/{session}/files"
 _OWN = "/cupola/projects/{project}/agents/{agent}"
 _SNAPSHOTS = _OWN + "/sessions/{session}/snapshots"
 _PROTOCOLS = _ENDPOINT + "/protocols"
@@ -184,6 +192,52 @@ OPERATIONS: Mapping[str, Operation] = {
         "Delete a session with its files",
         success=(204,),
         query={**_VERSION, "keep_snapshots": _FLAG},
+    ),
+    # Files of sessions (§2.6)
+    f"PUT {_FILES}/content": Operation(
+        "sessions.files.upload",
+        "Upload a file to a session",
+        success=(201,),
+        query=_PATH,
+        bodies={"application/octet-stream": {"type": "string", "format": "binary"}},
+    ),
+    f"GET {_FILES}/content": Operation(
+        "sessions.files.download",
+        "Download a file of a session, or a part of it",
+        success=(200, 206),
+        query=_PATH,
+        reply=("application/octet-stream",),
+    ),
+    f"GET {_FILES}": Operation("sessions.files.list", "List a directory of a session", query={**_PAGE, "path": _TEXT}),
+    f"DELETE {_FILES}": Operation(
+        "sessions.files.delete",
+        "Delete a file or directory of a session",
+        success=(204,),
+        query={**_PATH, "recursive": _FLAG},
+    ),
+    f"POST {_FILES}/mkdir": Operation(
+        "sessions.files.make_directory",
+        "Make a directory in a session",
+        success=(201,),
+        query=_VERSION,
+        bodies=_json(_object("path", path=_TEXT)),
+    ),
+    f"GET {_FILES}/stat": Operation("sessions.files.stat", "Look at a file or directory of a session", query=_PATH),
+    # Logs (§2.7)
+    f"GET {_AGENT}/versions/{{version}}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs", "Follow a session's logs", query=_LOG_STREAM, reply=("text/event-stream",)
+    ),
+    f"GET {_AGENT}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs_of_session",
+        "Follow a session's logs, whatever its version",
+        query=_LOG_STREAM,
+        reply=("text/event-stream",),
+    ),
+    f"GET {_AGENT}/versions/{{version}}/containers/default:logstream": Operation(
+        "agents.logs_of_version",
+        "Follow the logs of a version's sandboxes (retired)",
+        query={**_LOG_STREAM, "replica_name": _TEXT},
+        reply=("text/plain",),
     ),
     # Responses and conversations (§2.8, §2.9)
     "POST {openai}/responses": Operation(
@@ -321,6 +375,19 @@ OPERATIONS: Mapping[str, Operation] = {
         bodies=_json(_object("to", **{"from": _TEXT, "to": _TEXT, "dry_run": _FLAG, "force": _FLAG})),
     ),
     # Cupola's own
+    "GET /cupola/projects/{project}/agents/{agent}/logs": Operation(
+        "cupola.logs",
+        "Read and follow the logs of an agent's sandboxes",
+        query={
+            "session": _TEXT,
+            "version": _TEXT,
+            "since": _TEXT,
+            "phase": {"enum": ["start", "serve"]},
+            "tail": {"type": "integer", "minimum": 1},
+            "follow": _FLAG,
+        },
+        reply=("application/x-ndjson",),
+    ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
     "GET /openapi.json": Operation("cupola.openapi", "This document"),

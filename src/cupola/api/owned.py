@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from cupola.agents import Agent
+from cupola.agents import Agent, no_agent
 from cupola.errors import Forbidden, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.ready import check_owner
+from cupola.secrecy import brief
 from cupola.sessions import Desired, Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -24,7 +25,7 @@ async def agent_of(request: Request, store: Store) -> Agent:
     project, name = request.path_params["project"], request.path_params["agent"]
     agent = await store.read(lambda conn: agent_rows.get_agent(conn, project, name))
     if agent is None:
-        raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
+        raise no_agent(project, name)
     return agent
 
 
@@ -33,7 +34,7 @@ async def session_of(request: Request, agent: Agent, store: Store) -> Session:
     caller, wanted = caller_of(request), request.path_params["session"]
     session = await store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
     if session is None or session.desired is Desired.DELETED:
-        raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
+        raise NotFound(f"Agent '{agent.name}' has no session {brief(wanted)}.", param="agent_session_id")
     if not caller.role.covers(Role.OPERATOR):
         check_owner(session, caller.user)
     return session

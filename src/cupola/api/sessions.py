@@ -22,6 +22,7 @@ from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.ready import Sandboxes
+from cupola.secrecy import brief
 from cupola.sessions import Session, check_session_id
 from cupola.store import Store
 from cupola.store import sessions as rows
@@ -176,12 +177,12 @@ def _read_new(new: NewSession) -> NewSession:
         return new
     if indicator.type != "version_ref":
         raise BadRequest(
-            f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
+            f"'version_indicator.type' is {brief(indicator.type)}; it must be 'version_ref'.",
             param="version_indicator.type",
         )
     if indicator.agent_version == LATEST or indicator.agent_version.startswith("@"):
         raise BadRequest(
-            f"'version_indicator.agent_version' is '{indicator.agent_version[:80]}'; aliases are not accepted here. "
+            f"'version_indicator.agent_version' is {brief(indicator.agent_version)}; aliases are not accepted here. "
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )

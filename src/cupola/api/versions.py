@@ -25,6 +25,7 @@ from cupola.agents import (
     check_agent_name,
     draft_name,
     latest_of,
+    no_agent,
     without_version,
 )
 from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
@@ -347,7 +348,3 @@ async def _package_of(request: Request, upload: Upload) -> Package:
             param="x-ms-code-zip-sha256",
         )
     return Package(upload.code, found)
-
-
-def no_agent(project: str, name: str) -> NotFound:
-    return NotFound(f"Agent {brief(name)} does not exist in project {brief(project)}.", param="agent_name")

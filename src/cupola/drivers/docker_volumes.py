@@ -25,7 +25,7 @@ from cupola.drivers.docker_container import (
     container_name,
     copying_config,
     home_name,
-    labelled_home,
+    home_volume,
 )
 from cupola.drivers.docker_errors import engine_errors, unless_gone
 from cupola.drivers.home_archive import ArchiveBroken, HomeArchive
@@ -49,7 +49,7 @@ class HomeVolumes:
 
     async def make(self, home: str) -> None:
         """Makes the volume, labelled as ours; one that exists stays as it is."""
-        await self._client.volumes.create(labelled_home(home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+        await self._client.volumes.create(home_volume(home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
 
     async def directory(self, home: str) -> Path | None:
         """Where the volume lies on the engine's machine; None when there is no such volume."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,15 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
+from cupola.drivers.fake_files import FakeFiles
 from cupola.errors import StartFailed
+from cupola.runs import OutputLine, Stream
 
 KILLED = 137
 """The exit code of a process that SIGKILL ended."""
@@ -122,7 +126,9 @@ class FakeSandbox:
         self.behaviour = behaviour
         self.readiness = behaviour.readiness
         self.files = place.homes.setdefault(spec.home, {})
-        self.output: list[str] = []
+        self.output: list[OutputLine] = []
+        self.place = place
+        self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
         self.address: Address | None = None
@@ -149,7 +155,8 @@ class FakeSandbox:
         if self.behaviour.wrong_port or self.behaviour.local_only:
             server.close()
         self.observation = Observation(Life.RUNNING)
-        self.output.extend(self.behaviour.output)
+        for line in self.behaviour.output:
+            self.print(line)
         if self.behaviour.out_of_memory:
             self.run_out_of_memory()
         elif self.behaviour.exit_code is not None:
@@ -163,6 +170,16 @@ class FakeSandbox:
         self._servers.append(server)
         await server.start_serving()
         return server
+
+    def print(self, text: str, stream: Stream = Stream.STDOUT) -> None:
+        """Writes a line of output."""
+        self.output.append(OutputLine(self.place.clock(), stream, text))
+        self.written.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, or has never begun."""
+        return self._ended.is_set() or self.observation is None
 
     def exit(self, code: int) -> None:
         """The process ends: nobody listens, open requests break off."""
@@ -180,6 +197,7 @@ class FakeSandbox:
         for connection in self._connections:
             connection.cancel()
         self._ended.set()
+        self.written.set()
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -307,12 +325,15 @@ class FakePlace:
     """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
 
     A copy of a home waits for `copies_held`, if it is set, with the first file copied; `copying` says that it waits.
+    While it is `full`, nothing can be uploaded to a home. `clock` gives the unix seconds that lines of output bear.
     """
 
-    def __init__(self, behaviour: Choice | None = None) -> None:
+    def __init__(self, behaviour: Choice | None = None, clock: Callable[[], float] = time.time) -> None:
         self.behaviour: Choice = behaviour or Behaviour()
+        self.clock = clock
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.homes: dict[str, dict[str, bytes]] = {}
+        self.full = False
         self.images: dict[str, str] = {}
         self.copying = asyncio.Event()
         self.copies_held: asyncio.Event | None = None
@@ -376,20 +397,40 @@ class FakeDriver:
             return Observation(Life.GONE)
         return sandbox.observation
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        if sandbox is None or sandbox.observation is None:
+            return
+        sandbox.terminate()
+        await sandbox.wait(grace)
+        await sandbox.aclose()
+
     async def stop(self, handle: Handle, grace: float) -> None:
         sandbox = self.place.sandboxes.get(handle.reference)
         if sandbox is None:
             return
-        if sandbox.observation is not None:
-            sandbox.terminate()
-            await sandbox.wait(grace)
+        await self.end(handle, grace)
         await sandbox.aclose()
         if self.place.sandboxes.pop(handle.reference, None) is not None:
             self.place.stops[sandbox.spec.labels.get(LABEL_SESSION, "")] += 1
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         sandbox = self.place.sandboxes.get(handle.reference)
-        return [] if sandbox is None or tail <= 0 else sandbox.output[-tail:]
+        return [] if sandbox is None or tail <= 0 else [line.text for line in sandbox.output[-tail:]]
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        position = int(after or 0)
+        while sandbox is not None:
+            sandbox.written.clear()
+            ended = sandbox.ended
+            if lines := sandbox.output[position:]:
+                position += len(lines)
+                yield Output(lines, str(position))
+            elif ended:
+                return
+            else:
+                await sandbox.written.wait()
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         sandbox = self.place.sandboxes.get(handle.reference)
@@ -401,6 +442,13 @@ class FakeDriver:
             for sandbox in self.place.sandboxes.values()
             if sandbox.spec.labels.get(LABEL_INSTALLATION) == self._installation
         ]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        self.place.homes.setdefault(home, {})
+
+    async def home_files(self, home: str) -> FakeFiles | None:
+        files = self.place.homes.get(home)
+        return None if files is None else FakeFiles(files, lambda: self.place.full)
 
     async def delete_home(self, home: str) -> None:
         self.place.homes.pop(home, None)

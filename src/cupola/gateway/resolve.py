@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from cupola.agents import Agent, AgentVersion
+from cupola.agents import Agent, AgentVersion, no_agent
 from cupola.errors import BadRequest, Forbidden, NotFound
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
@@ -84,7 +84,7 @@ class Resolver:
             check_session_id(session_id)
         agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, agent_name))
         if agent is None:
-            raise NotFound(f"Agent '{agent_name}' does not exist in project '{project}'.", param="agent_name")
+            raise no_agent(project, agent_name)
         if session_id is not None or conversation is None:
             live = await self._of_session(agent, caller, session_id, version, protocol)
             if conversation is not None:

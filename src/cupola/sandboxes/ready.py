@@ -129,6 +129,7 @@ class Sandboxes:
             sandbox_rows.put_sandbox(conn, row)
 
         await self._store.write(change)
+        self._starter.witness.adopted(row)
         warm.row, warm.session, warm.last = row, session, now
         self.live.add(warm)
         log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
@@ -214,7 +215,7 @@ class Sandboxes:
             return
         for place in self._places.found():
             if place.driver.name == left.driver:
-                await self._starter.undo(left, place.driver)
+                await self._starter.undo(left, place.driver, "left by an earlier stop")
 
     async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
         failed = session.to_failed(failure)
@@ -262,7 +263,7 @@ class Sandboxes:
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
         self.live.remove(live)
         try:
-            await self._starter.stop(live, grace=grace)
+            await self._starter.stop(live, reason, grace=grace)
         except CupolaError:
             live.stopping = False  # the driver is away: the next pass looks at it again
             self.live.add(live)
@@ -310,6 +311,7 @@ class Sandboxes:
             await place.driver.delete_home(gone.home)
         await remove_spares(self._store, self._places, spares)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+        await self._starter.witness.forget_session(session.key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""

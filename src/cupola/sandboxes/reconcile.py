@@ -165,18 +165,21 @@ async def recover(
     """Makes the store and the drivers agree after a start, clean or not."""
     reachable = {place.driver.name: place for place in await places.every()}
     rows = await store.read(sandbox_rows.all_sandboxes)
-    adopted = set()
+    adopted, left_alone = set(), set()
     for row in rows:
         place = reachable.get(row.driver)
         if place is None:
             log.warning("sandbox of an unreachable driver left alone", driver=row.driver, sandbox=row.id)
+            left_alone.add(row.id)
             continue
         live = await _adopt(store, row, place, clock())
         if live is None:
-            await starter.undo(row, place.driver)
+            await starter.undo(row, place.driver, "not adopted when the platform started")
         else:
             sandboxes.adopt_running(live)
+            await starter.witness.follow(row, place.driver, live.handle)
             adopted.add(row.id)
+    await starter.witness.settle(adopted | left_alone)
     await _remove_unowned(reachable, adopted)
     await _settle_sessions(store, sandboxes, clock())
     for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.DELETING])):
