@@ -188,10 +188,13 @@ async def test_a_failed_session_may_work_on_another_version(platform: PlatformUn
 
 
 async def test_code_cannot_take_over_the_home_of_an_image(platform: PlatformUnderTest) -> None:
-    """The sentence says why."""
+    """The sentence says why; where sessions follow the traffic, those that cannot stay and go on."""
     made = await platform.call("POST", f"{AGENT}/versions", **encoded(as_azd(code_zip())))
     assert made.status == 200, made.body
     assert (await platform.settled("a1", "3"))["status"] == "active"
+    await configure(platform, sessions="follow")
+    await stop(platform)
+    assert await answering_version(platform, "s") == "1"
     refused = await move(platform, "3")
     assert refused.status == 409
     assert "one cannot take over the home of the other" in refused.error["message"]

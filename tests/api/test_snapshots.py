@@ -309,3 +309,15 @@ async def test_a_disabled_agent_forks_nothing(platform: PlatformUnderTest) -> No
     await platform.call("POST", f"{PROJECT}/agents/a1:disable")
     assert (await platform.call("POST", f"{OWN}/s:fork", {})).error["code"] == "agent_disabled"
     assert (await platform.call("POST", f"{OWN}/s:restore", {"snapshot": made["id"]})).status == 200
+
+
+async def test_an_upload_during_a_restore_is_kept(platform: PlatformUnderTest) -> None:
+    """It waits, and lands in the home that the session has then."""
+    made = await snapshot(platform)
+    files = f"{SESSIONS}/s/files/content?path=uploaded"
+    async with copy_held(platform, "POST", f"{OWN}/s:restore", {"snapshot": made["id"]}):
+        uploading = asyncio.create_task(platform.call("PUT", files, raw=b"new"))
+        await asyncio.sleep(0)
+        assert not uploading.done()
+    assert (await uploading).status == 201
+    assert (await platform.call("GET", files)).body == b"new"

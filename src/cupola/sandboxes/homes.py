@@ -18,7 +18,7 @@ import structlog
 
 from cupola.agents import VersionStatus
 from cupola.drivers.base import Driver
-from cupola.errors import Conflict, DriverUnavailable, NotFound, StartFailed
+from cupola.errors import Conflict, DriverUnavailable, NotFound
 from cupola.ids import new_guid_hex, new_session_id, new_snapshot_id
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.ready import Sandboxes
@@ -191,10 +191,7 @@ class Homes:
         found = await self._store.read(partial(agent_rows.get_version, project=project, agent=agent, version=version))
         if found is None or found.status is not VersionStatus.ACTIVE:
             raise Conflict(f"Version {agent}:{version} is not active (any more).", param="agent_version")
-        try:
-            return (await self._places.of(found.definition)).driver
-        except StartFailed as error:
-            raise DriverUnavailable(error.message) from error
+        return (await self._places.keeping(found.definition)).driver
 
     async def _driver_named(self, name: str) -> Driver:
         for place in await self._places.every():
