@@ -207,6 +207,25 @@ async def test_a_copy_that_fails_leaves_nothing(platform: PlatformUnderTest) -> 
     assert await note(platform, "s") == "two"
 
 
+async def test_no_snapshot_is_made_of_a_session_that_goes(platform: PlatformUnderTest) -> None:
+    """Marked as deleted while it is copied: the copy goes too."""
+    platform.place.copies_held, platform.place.copying = asyncio.Event(), asyncio.Event()
+    asking = asyncio.create_task(platform.call("POST", f"{OWN}/s/snapshots", {}))
+    await platform.place.copying.wait()
+    homes = set(platform.place.homes)
+
+    def mark(conn: Any) -> None:
+        known = session_rows.get_session(conn, "demo", "a1", "s")
+        assert known is not None
+        session_rows.put_session(conn, known.to_deleted())
+
+    await platform.store.write(mark)
+    platform.place.copies_held.set()
+    assert (await asking).status == 404
+    assert len(homes - set(platform.place.homes)) == 1
+    assert await platform.store.read(_unfinished) == []
+
+
 async def test_the_platform_stops_in_the_middle_of_a_copy(platform: PlatformUnderTest) -> None:
     """The copy is broken off and removed, and whoever waited is told."""
     platform.place.copies_held, platform.place.copying = asyncio.Event(), asyncio.Event()

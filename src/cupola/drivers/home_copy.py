@@ -102,13 +102,14 @@ class _Copy:
             raise Conflict(f"The home cannot be copied: it holds more than {DEEPEST} directories within each other.")
         for name in os.listdir(source):
             self._go_on()
+            path = f"{inside}/{name}" if inside else name
             try:
-                self._copy(source, target, name, f"{inside}/{name}" if inside else name, depth)
+                self._copy(source, target, name, path, depth)
             except FileNotFoundError:
                 continue  # removed since it was listed
             except PermissionError as error:
                 raise Conflict(
-                    f"The home cannot be copied: {inside}/{name} may not be read; let the agent change its mode."
+                    f"The home cannot be copied: {path} may not be read; let the agent change its mode."
                 ) from error
             except OSError as error:
                 if error.errno not in _NO_LINK:  # a link has taken its place since

@@ -72,7 +72,7 @@ class Homes:
             making = self._new_row(current, driver, note)
             async with self._copied(driver, current.home, making) as size:
                 ready = making.to_ready(size)
-                await self._store.write(partial(_keep, snapshot=ready))
+                await self._store.write(partial(_keep, session=current, snapshot=ready))
             return ready
 
         return await self._occupied.run(session.key, "copied for a snapshot", work, holds=stop)
@@ -200,8 +200,9 @@ class Homes:
         raise DriverUnavailable(f"The {name} driver, with which this home lies, cannot be reached now.")
 
 
-def _keep(conn: Any, snapshot: Snapshot) -> None:
+def _keep(conn: Any, session: Session, snapshot: Snapshot) -> None:
     """Makes a copy a snapshot, unless its session was deleted while it was made."""
+    session_rows.current_session(conn, session)
     making = rows.get_snapshot(conn, snapshot.project, snapshot.id)
     if making is None or making.state is not SnapshotState.MAKING:
         raise Conflict(f"Session '{snapshot.session}' was deleted while its home was copied.")
