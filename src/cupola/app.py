@@ -12,10 +12,11 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from starlette.routing import BaseRoute, Router
@@ -31,8 +32,10 @@ from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.snapshots import Snapshots
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.owner import SessionNow
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -71,6 +74,7 @@ from cupola.sandboxes.reconcile import Versions, recover
 from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
 from cupola.sandboxes.transcript import Transcripts
+from cupola.sandboxes.warm import WarmPools
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -151,7 +155,8 @@ class Platform:
             on_lost=self._lost.sandbox_ended,
             clock=clock,
         )
-        self.versions = Versions(store, self._starter, self.places, self.sandboxes)
+        self.warm = WarmPools(store, self.sandboxes, default=settings.warm_pool, clock=clock)
+        self.versions = Versions(store, self._starter, self.places, self.sandboxes, self.warm.reconsider)
         self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self.state_expiry = StateExpiry(store, clock)
@@ -176,7 +181,12 @@ class Platform:
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
         versions = VersionHandlers(
-            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+            self._store,
+            self.versions,
+            self.places,
+            azure_limits=self._azure_limits,
+            clock=self._clock,
+            on_change=self.warm.reconsider,
         )
         responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
         return routes.Handlers(
@@ -184,8 +194,8 @@ class Platform:
                 self._store,
                 versions,
                 self.versions,
-                self._resolver.set_enabled,
-                self._users.set_endpoint,
+                self._set_enabled,
+                self._set_endpoint,
                 self.homes.delete_snapshots_of_agent,
                 self.lives.forget_agent,
             ),
@@ -201,9 +211,18 @@ class Platform:
             sockets=self._sockets,
             activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),
-            health=Health(self._store, self.sandboxes),
+            pools=Pools(self._store, self.warm),
+            health=Health(self._store, self.sandboxes, self.warm),
             openapi=OpenApi(),
         )
+
+    def _set_enabled(self, project: str, agent: str, enabled: bool) -> None:
+        self._resolver.set_enabled(project, agent, enabled)
+        self.warm.reconsider()
+
+    def _set_endpoint(self, project: str, agent: str, endpoint: Mapping[str, Any]) -> None:
+        self._users.set_endpoint(project, agent, endpoint)
+        self.warm.reconsider()
 
     async def begin(self) -> None:
         """Picks up where an earlier process left off."""
@@ -268,7 +287,7 @@ def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = tim
     known = routes.callback_routes(
         Storage(store, tokens, clock), StateStores(store, tokens, clock), ConversationItems(store)
     )
-    callbacks = SandboxAuth(_router(known), tokens)
+    callbacks = SandboxAuth(SessionNow(_router(known), store), tokens)
     return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
@@ -329,6 +348,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
             platform.orphans.run(),
             platform.state_expiry.run(),
             platform.retention.run(),
+            platform.warm.run(),
         ):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])

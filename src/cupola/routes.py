@@ -24,6 +24,7 @@ from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.snapshots import Snapshots
 from cupola.api.versions import Versions
+from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
@@ -75,6 +76,7 @@ class Handlers:
     sockets: WebSockets
     activities: Activities
     a2a: A2A
+    pools: Pools
     health: Health
     openapi: OpenApi
 
@@ -126,6 +128,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
+        call("GET", OWN + "/warm", to.pools.list, READ),
+        call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

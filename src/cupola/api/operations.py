@@ -105,6 +105,7 @@ _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20},
 
 _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliveryMode=_TEXT)
 
+_OWN = "/cupola/projects/{project}/agents/{agent}"
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
@@ -375,7 +376,7 @@ OPERATIONS: Mapping[str, Operation] = {
         bodies=_json(_object("to", **{"from": _TEXT, "to": _TEXT, "dry_run": _FLAG, "force": _FLAG})),
     ),
     # Cupola's own
-    "GET /cupola/projects/{project}/agents/{agent}/logs": Operation(
+    f"GET {_OWN}/logs": Operation(
         "cupola.logs",
         "Read and follow the logs of an agent's sandboxes",
         query={
@@ -387,6 +388,12 @@ OPERATIONS: Mapping[str, Operation] = {
             "follow": _FLAG,
         },
         reply=("application/x-ndjson",),
+    ),
+    f"GET {_OWN}/warm": Operation("cupola.list_warm_pools", "List an agent's warm pools"),
+    f"POST {_OWN}/versions/{{version}}:warm": Operation(
+        "cupola.resize_warm_pool",
+        "Change how many sandboxes of a version wait for new sessions",
+        bodies=_json(_object("warm_pool", warm_pool={"type": ["integer", "null"], "minimum": 0, "maximum": 100})),
     ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),

@@ -21,7 +21,7 @@ from cupola.api.owned import agent_of, caller_of, require_enabled, session_of
 from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
-from cupola.sandboxes.ready import Sandboxes
+from cupola.sandboxes.ready import Sandboxes, check_owner
 from cupola.secrecy import brief
 from cupola.sessions import Session, check_session_id
 from cupola.store import Store
@@ -114,10 +114,10 @@ class Sessions:
         await asyncio.gather(*self._starts, return_exceptions=True)
 
     async def _begin(self, agent: Agent, version: AgentVersion, caller: Caller, session_id: str | None) -> Session:
-        if session_id is None:
-            warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
-            if warm is not None and warm.session is not None:
-                return warm.session
+        warm = await self._sandboxes.adopt_warm(version, caller.user, session_id)
+        if warm is not None and warm.session is not None:
+            check_owner(warm.session, caller.user)
+            return warm.session
         session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
         task = asyncio.create_task(self._start(session, agent, version))
         self._starts.add(task)

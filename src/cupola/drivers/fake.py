@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
@@ -84,6 +86,18 @@ class Moment(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """The adapters' snapshot hooks: the statuses with which they answer; `released` is waited for before `after`."""
+
+    before: int = 200
+    after: int = 200
+    released: asyncio.Event | None = None
+
+
+NAMES_HOOKS = "azure-ai-agentserver-core/2.3.0b2 (python/3.11) azure-ai-agentserver-responses/2.4.0b1 (python/3.11)"
+
+
+@dataclass(frozen=True, slots=True)
 class Behaviour:
     """How the sandboxes of one source behave.
 
@@ -92,7 +106,8 @@ class Behaviour:
     `GET /readiness`, None to never answer, and `ready` what comes with it. `exit_code` ends the sandbox as soon as it
     has started, `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked;
     a `local_only` sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
-    SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other.
+    SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other. With `hooks` it is an
+    official adapter's container that can be given its session after its start.
     """
 
     fails: StartFailed | None = None
@@ -108,6 +123,7 @@ class Behaviour:
     output: tuple[str, ...] = ("listening",)
     handler: Handler = not_found
     upgrade: Upgrade | None = None
+    hooks: Hooks | None = None
     on_sigterm: Callable[[FakeSandbox], None] | None = None
 
     async def reach(self, moment: Moment, phases: Sequence[str]) -> None:
@@ -131,6 +147,7 @@ class FakeSandbox:
         self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.restored: Mapping[str, str] = {}
         self.address: Address | None = None
         self.observation: Observation | None = None
         self._ended = asyncio.Event()
@@ -143,7 +160,8 @@ class FakeSandbox:
         port = str(self.address.port) if self.address else ""
         bundle = str(self.spec.ca_bundle)
         added = {"HOME": SANDBOX_HOME, "PORT": port, "DEFAULT_AD_PORT": port}
-        return {**self.spec.environment, **added, "SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
+        bundles = {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
+        return {**self.spec.environment, **added, **bundles, **self.restored}
 
     async def start(self) -> Address:
         """Listens, and plays what the behaviour says happens at once."""
@@ -269,9 +287,26 @@ class FakeSandbox:
             if self.readiness is None:
                 await asyncio.Event().wait()
             reply = replace(self.behaviour.ready, status=self.readiness or 500)
+            if self.behaviour.hooks is not None:
+                reply = replace(reply, headers={**reply.headers, "x-platform-server": NAMES_HOOKS})
+        elif self.behaviour.hooks is not None and request.path == "/_agent/before-snapshot":
+            reply = Reply(self.behaviour.hooks.before)
+        elif self.behaviour.hooks is not None and request.path == "/_agent/after-restore":
+            reply = await self._restore(self.behaviour.hooks, json.loads(request.body)["session_context"])
         else:
             reply = await self.behaviour.handler(self, request)
         await write_reply(writer, reply)
+
+    async def _restore(self, hooks: Hooks, context: Mapping[str, Any]) -> Reply:
+        """Takes one session, and refuses a second, as the adapters do."""
+        if hooks.released is not None:
+            await hooks.released.wait()
+        session = self.environment.get("FOUNDRY_AGENT_SESSION_ID", context["session_id"])
+        if session != context["session_id"]:
+            return Reply(409, {}, b'{"error": {"code": "session_mismatch"}}')
+        if hooks.after == 200:
+            self.restored = context["session_env_overrides"]
+        return Reply(hooks.after)
 
 
 async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:

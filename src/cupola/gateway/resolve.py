@@ -125,10 +125,10 @@ class Resolver:
             return live or await self._resume(agent, known, protocol)
         version = await self._choice.of(agent, wanted)
         _check_protocol(version, protocol)
-        if session_id is None:
-            warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
-            if warm is not None:
-                return warm
+        warm = await self._sandboxes.adopt_warm(version, caller.user, session_id)
+        if warm is not None and warm.session is not None:
+            check_owner(warm.session, caller.user)
+            return warm
         session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
         check_owner(session, caller.user)
         return await self._resume(agent, session)

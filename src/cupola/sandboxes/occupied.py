@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cupola.errors import Conflict
+from cupola.sandboxes.joining import joined
 
 T = TypeVar("T")
 Key = tuple[str, str, str]
@@ -42,9 +43,7 @@ class Occupied:
         task = asyncio.create_task(work())
         self._works[key] = _Work(task, doing, holds)
         task.add_done_callback(lambda _: self._works.pop(key, None))
-        return await outcome(
-            task, f"Session '{key[2]}' was being {doing}: it was deleted meanwhile, or the platform stops."
-        )
+        return await joined(task, f"Session '{key[2]}' was being {doing}; that")
 
     async def free(self, key: Key) -> None:
         """Returns when nothing holds the session; at once, without letting others run, when nothing does."""
@@ -66,21 +65,3 @@ class Occupied:
         """Breaks off everything."""
         for key in list(self._works):
             await self.end(key)
-
-
-async def outcome(task: asyncio.Task[T], broken_off: str) -> T:
-    """What a task comes to that others may wait for too: to cancel one who waits does not cancel it.
-
-    When the task itself was cancelled, that is a Conflict with the sentence `broken_off`.
-    """
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError as error:
-        if not task.cancelled() or _is_being_cancelled():
-            raise
-        raise Conflict(broken_off) from error
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

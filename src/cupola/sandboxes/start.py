@@ -25,7 +25,7 @@ from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.runs import StartType
 from cupola.sandboxes import evidence
 from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
-from cupola.sandboxes.generation import learn_generation
+from cupola.sandboxes.generation import learn_adapter
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
@@ -107,7 +107,7 @@ class Starter:
         self._clock = clock
 
     def new_row(self, version: AgentVersion, place: Place, session: Session | None, session_id: str) -> Sandbox:
-        """The row of a sandbox to be: for `session`, or warm with the id that its session will take."""
+        """The row of a sandbox to be: for `session`, or warm with the id that its session will take (`""` for any)."""
         return Sandbox(
             id=new_sandbox_id(),
             project=version.project,
@@ -148,7 +148,7 @@ class Starter:
             await self.witness.follow(row, place.driver, handle)
             await self._probe(handle, version, place)
             assert handle.address is not None
-            generation = await learn_generation(handle.address)
+            adapter = await learn_adapter(handle.address)
         except CouldNotStart as error:
             self.witness.failed(row, error.failure)
             await self.undo(row, place.driver, "did not become ready")
@@ -173,7 +173,8 @@ class Starter:
             version=version,
             last=self._clock(),
             session=session,
-            generation=generation,
+            generation=adapter.generation,
+            binds_late=adapter.hooks,
         )
 
     async def _save(self, row: Sandbox) -> None:
