@@ -23,6 +23,7 @@ from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.snapshots import Snapshots
+from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
 from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
@@ -43,8 +44,9 @@ AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
 FILES = SESSIONS + "/{session}/files"
-OWN = "/cupola/projects/{project}/agents/{agent}"
-"""What Cupola offers of an agent beside the wire."""
+OWN_PROJECT = "/cupola/projects/{project}"
+"""What Cupola offers beside the wire, of a project and of an agent."""
+OWN = OWN_PROJECT + "/agents/{agent}"
 SNAPSHOTS = OWN + "/sessions/{session}/snapshots"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
@@ -66,6 +68,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    stopping: Stopping
     files: Files
     logs: Logs
     snapshots: Snapshots
@@ -127,6 +130,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        call("POST", OWN + "/sessions/{session}:kill", to.stopping.kill, USE),
+        call("POST", OWN_PROJECT + "/sessions:stop", to.stopping.stop_all, USE),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", OWN + "/warm", to.pools.list, READ),
         call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),

@@ -25,7 +25,7 @@ from cupola.drivers.docker_container import (
     container_name,
     copying_config,
     home_name,
-    home_volume,
+    labelled_home,
 )
 from cupola.drivers.docker_errors import engine_errors, unless_gone
 from cupola.drivers.home_archive import ArchiveBroken, HomeArchive
@@ -42,14 +42,16 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_TIMEOUT, sock_r
 class HomeVolumes:
     """The volumes of one installation's homes."""
 
-    def __init__(self, client: Docker, installation: str) -> None:
+    def __init__(self, client: Docker, installation: str, *, reaching: bool = True) -> None:
+        """Without `reaching`, directories of volumes are left alone even where this process could reach them."""
         self._client = client
         self._installation = installation
+        self._reaching = reaching
         self._copying = Copying()
 
     async def make(self, home: str) -> None:
         """Makes the volume, labelled as ours; one that exists stays as it is."""
-        await self._client.volumes.create(home_volume(home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+        await self._client.volumes.create(labelled_home(home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
 
     async def directory(self, home: str) -> Path | None:
         """Where the volume lies on the engine's machine; None when there is no such volume."""
@@ -79,7 +81,7 @@ class HomeVolumes:
                 return 0
             await self.make(target)
             whither = await self.directory(target)
-            if whither is not None and here and await asyncio.to_thread(_reachable, whence, whither):
+            if whither is not None and here and self._reaching and await asyncio.to_thread(_reachable, whence, whither):
                 return await self._copying.copy(whence, whither)
             return await self._copy_through_engine(source, target)
 

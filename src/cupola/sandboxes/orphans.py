@@ -25,9 +25,11 @@ _MOST_BETWEEN_PASSES = 60.0
 
 
 class Orphans:
-    """Looks again and again. `grace` is in seconds, `clock` gives unix seconds."""
+    """Looks again and again. `grace` is in seconds, `clock` counts seconds, from anywhere."""
 
-    def __init__(self, store: Store, places: Places, *, grace: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, places: Places, *, grace: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._places = places
         self._grace = grace
