@@ -28,8 +28,10 @@ from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
+from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.snapshots import Snapshots
 from cupola.api.stats import Stats
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions as VersionHandlers
@@ -67,10 +69,12 @@ from cupola.limits import Budget, Limits
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.expiry import Expiry
+from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.kept import KeptOutput
 from cupola.sandboxes.lives import Lives
 from cupola.sandboxes.lost import LostResponses
+from cupola.sandboxes.moving import Moves
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
@@ -179,7 +183,9 @@ class Platform:
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
-        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self.expiry)
+        self._moves = Moves(store, self.sandboxes, clock)
+        self.homes = Homes(store, self.places, self.sandboxes, clock)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self.expiry, self._moves)
         self._sessions = Sessions(store, self.sandboxes, self._choice, self.expiry, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
@@ -215,12 +221,15 @@ class Platform:
                 self.versions,
                 self._set_enabled,
                 self._set_endpoint,
+                self.homes.delete_snapshots_of_agent,
                 self.lives.forget_agent,
             ),
             versions=versions,
             sessions=self._sessions,
             bundles=self._bundles,
             stats=Stats(self._store, self.timekeeper, self._clock),
+            snapshots=Snapshots(self._store, self.homes, self._clock),
+            moves=SessionMoves(self._store, self._moves, self._clock),
             stopping=Stopping(self._store, self.sandboxes),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
@@ -248,6 +257,7 @@ class Platform:
         if self._issuer is not None:
             await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
+        await self.homes.recover()
         adopted = {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         for live, response in await self._lost.platform_restarted(adopted):
             self.background.follow(live, response)
@@ -266,6 +276,7 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.break_off()
         await self.lives.aclose()
         await self._close_connections()
@@ -276,6 +287,7 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self.lives.aclose()
         await self._close_connections()

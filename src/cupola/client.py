@@ -152,6 +152,9 @@ class Client:
     def post(self, path: str, body: Any) -> Any:
         return self._authorized("POST", path, body)
 
+    def delete(self, path: str) -> Any:
+        return self._authorized("DELETE", path, None)
+
     def health(self) -> None:
         """Returns when the platform answers; raises otherwise."""
         self._exchange(self._request("GET", "/cupola/health"))

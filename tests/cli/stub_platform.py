@@ -23,6 +23,7 @@ from cupola.errors import CupolaError, SetupError
 from cupola.installation import Installation, Running
 from cupola.settings import Settings, load
 from cupola.web.tls import LOCAL_NAMES, Authority, write_bundle
+from tests.cli.stub_sessions import StubSessions
 
 TOKEN = "stub-token"
 COUNTS = {"agents": 2, "versions": 3, "sessions": 4, "sandboxes": 1}
@@ -68,6 +69,7 @@ _RESPONSE = {
 }
 
 Answer = Callable[[str, dict[str, str]], tuple[int, object]]
+SESSIONS = StubSessions()
 
 
 async def serve(settings: Settings, on_ready: Callable[[Running], None]) -> None:
@@ -151,9 +153,12 @@ def _speaking(answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamW
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        await reader.readexactly(int(headers.get("content-length", "0")))
-        status, body = answer(head[0].split()[1], headers)
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        method, path, _ = head[0].split()
+        sent = await reader.readexactly(int(headers.get("content-length", "0")))
+        status, body = answer(path, headers)
+        if status == 404 and "/projects/" in path:
+            status, body = SESSIONS.answer(method, path, json.loads(sent or b"{}"))
+        content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         writer.write(f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(content)}\r\n".encode())
         writer.write(b"x-ms-debug-latency-response-begin-ms: 12\r\nx-ms-debug-latency-session-start-type: warm\r\n")
         writer.write(b"Connection: close\r\n\r\n" + content)

@@ -158,11 +158,13 @@ class Caller:
 class MortalDriver(FakeDriver):
     """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
 
-    While it is `away` it cannot say how a sandbox is.
+    While it is `away` it cannot say how a sandbox is; `no_copies` and `no_deletions` are what it cannot do with homes.
     """
 
     killed = False
     away = False
+    no_copies = False
+    no_deletions = False
 
     async def poll(self, handle: Handle) -> Observation:
         if self.away:
@@ -179,7 +181,14 @@ class MortalDriver(FakeDriver):
 
     async def delete_home(self, home: str) -> None:
         self._die_if_killed()
+        if self.no_deletions:
+            raise DriverUnavailable("The engine does not answer.")
         await super().delete_home(home)
+
+    async def copy_home(self, source: str, target: str) -> int:
+        if self.no_copies:
+            raise DriverUnavailable("The engine does not answer.")
+        return await super().copy_home(source, target)
 
     def _die_if_killed(self) -> None:
         if self.killed:

@@ -150,6 +150,8 @@ class Files:
     async def _home(self, request: Request, *, new: bool = False) -> _Home:
         """The home that a request is about; `new` if it brings something that was not there."""
         agent = await agent_of(request, self._store)
+        # What a restore is about to replace is nobody's to read or write.
+        await self._sandboxes.occupied.free((agent.project, agent.name, request.path_params["session"]))
         session = await session_of(request, agent, self._store)
         request.scope["cupola.session_id"] = session.id
         if new:

@@ -29,6 +29,7 @@ from cupola.store import Store
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
+from cupola.web.query import flag
 from cupola.web.reply import json_reply, no_content
 from cupola.web.wire import show_failure
 
@@ -102,14 +103,15 @@ class Sessions:
         return no_content()
 
     async def delete(self, request: Request) -> Response:
-        """`DELETE sessions/{id}`: sandbox, files, row; one that is not there is deleted."""
+        """`DELETE sessions/{id}`: sandbox, files, snapshots, row; one that is not there is deleted."""
+        keep = flag(request.query_params, "keep_snapshots")
         try:
             session = await self._session(request)
         except NotFound as error:
             if error.param != "agent_session_id":
                 raise
             return no_content()
-        await self._sandboxes.delete_session(session)
+        await self._sandboxes.delete_session(session, keep_snapshots=keep)
         return no_content()
 
     async def aclose(self) -> None:

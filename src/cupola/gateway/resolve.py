@@ -7,6 +7,7 @@ one, a version that is still being made) takes the slow path. Binding rules: con
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, no_agent
@@ -23,15 +24,30 @@ from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows
 
 
+class Following(Protocol):
+    """What this module needs of `sandboxes.moving.Moves`."""
+
+    async def follow(self, agent: Agent, session: Session) -> Session: ...
+
+
 class Resolver:
     """Finds or makes the sandbox of a request."""
 
-    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice, users: Users, expiry: Expiry) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sandboxes: Sandboxes,
+        choice: VersionChoice,
+        users: Users,
+        expiry: Expiry,
+        moves: Following,
+    ) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
         self._users = users
         self._expiry = expiry
+        self._moves = moves
         self._disabled: set[tuple[str, str]] = set()
         self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -122,6 +138,7 @@ class Resolver:
             session_id = None
         if known is not None:
             check_owner(known, caller.user)
+            known = await self._moves.follow(agent, known)
             live = self._sandboxes.live_of(known.key)
             return live or await self._resume(agent, known, protocol)
         version = await self._choice.of(agent, wanted)

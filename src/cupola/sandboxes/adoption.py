@@ -85,6 +85,10 @@ class Adoptions:
         task = self._by_session.get(key)
         return None if task is None else await joined(task, f"The start of session '{key[2]}'")
 
+    def has(self, key: SessionKey) -> bool:
+        """Whether the session adopts something just now."""
+        return key in self._by_session
+
     async def settled(self, key: SessionKey) -> None:
         """Returns when the session adopts nothing any more, however that ended."""
         task = self._by_session.get(key)

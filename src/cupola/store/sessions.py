@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, delete, or_, select, update
 
 from cupola.agents import Failure
+from cupola.errors import NotFound
 from cupola.sessions import LIFETIME, Desired, Observed, Session, SessionStatus
 from cupola.store.paging import ALL, Page, PageOf, fetch_page
 from cupola.store.statements import upsert
@@ -75,6 +76,16 @@ _UNBIND = delete(session_conversations).where(
 def get_session(conn: Connection, project: str, agent: str, id: str) -> Session | None:
     row = conn.execute(_GET, {"p_project": project, "p_agent": agent, "p_id": id}).first()
     return None if row is None else _session(row)
+
+
+def current_session(conn: Connection, session: Session) -> Session:
+    """The session as it is now. Raises NotFound when it was deleted meanwhile, or is about to be."""
+    known = get_session(conn, *session.key)
+    if known is None or known.desired is Desired.DELETED:
+        raise NotFound(
+            f"Session '{session.id}' of agent '{session.agent}' was deleted meanwhile.", param="agent_session_id"
+        )
+    return known
 
 
 def sessions_beginning(conn: Connection, project: str, agent: str, beginning: str, limit: int) -> list[Session]:
