@@ -183,8 +183,8 @@ class PlatformUnderTest:
         self.tokens = Tokens(installation.secret)
 
     async def open(self) -> Self:
-        self.store = Store.open(self.installation.layout.database)
-        driver = self.driver = MortalDriver(self.place, self.installation.id)
+        self.store = self.open_store()
+        driver = self.driver = self.make_driver()
 
         async def find() -> Place:
             return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
@@ -202,6 +202,14 @@ class PlatformUnderTest:
         self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
         await self.platform.begin()
         return self
+
+    def open_store(self) -> Store:
+        """What each start opens; `tests/kill` has one that can be killed anywhere."""
+        return Store.open(self.installation.layout.database)
+
+    def make_driver(self) -> MortalDriver:
+        """The same for the driver."""
+        return MortalDriver(self.place, self.installation.id)
 
     async def aclose(self) -> None:
         await self.platform.aclose()

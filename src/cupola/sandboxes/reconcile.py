@@ -236,8 +236,14 @@ async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> No
     for session in await store.read(session_rows.live_sessions):
         if session.desired is Desired.DELETED:
             await sandboxes.delete_session(session)
-        elif sandboxes.live_of(session.key) is None and session.observed in (Observed.READY, Observed.STARTING):
+        elif sandboxes.live_of(session.key) is None and _looks_awake(session):
             await store.write(partial(_put_session, session=session.to_idle(now)))
+
+
+def _looks_awake(session: Session) -> bool:
+    """Whether its status says that a sandbox runs or comes up; also of one that was made and never started."""
+    never_started = session.observed is Observed.NONE and session.stopped_at is None
+    return never_started or session.observed in (Observed.READY, Observed.STARTING)
 
 
 def _put_session(conn: Any, session: Session) -> None:
