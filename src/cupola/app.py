@@ -61,6 +61,7 @@ from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
 from cupola.sandboxes.start import Place, Starter
+from cupola.sandboxes.unfinished import Unfinished
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -133,7 +134,9 @@ class Platform:
             clock=clock,
         )
         self.versions = Versions(store, self._starter, self.places, self.sandboxes)
-        self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock)
+        self.orphans = Orphans(
+            store, self.places, self._starter, self.sandboxes.live, grace=settings.orphan_grace, clock=clock
+        )
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
         self.state_expiry = StateExpiry(store, clock)
         self._upstream = Upstream()
@@ -147,6 +150,7 @@ class Platform:
         self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
+        self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
         self.socket_limits = sockets or Limits()
         self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
         self.routes = routes.client_routes(self._handlers())
@@ -285,7 +289,12 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         driver, reason = await _choose_driver(settings, platform.places)
         stack.push_async_callback(platform.aclose)
         await platform.begin()
-        for loop in (platform.reaper.run(), platform.orphans.run(), platform.state_expiry.run()):
+        for loop in (
+            platform.reaper.run(),
+            platform.orphans.run(),
+            platform.unfinished.run(),
+            platform.state_expiry.run(),
+        ):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])
         clients = await _listening(

@@ -1,4 +1,4 @@
-"""The agent of the rounds on fake sandboxes: keeps what it is told in its home, and takes its time in the background."""
+"""The agent of the rounds on fake sandboxes: keeps what it is told in its home; the background takes its time."""
 
 from __future__ import annotations
 

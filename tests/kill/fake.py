@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cupola.drivers.fake import FakeSandbox
 from cupola.gateway.background import Pauses
@@ -23,6 +24,7 @@ from tests.kill.promises import Promises
 from tests.kill.workload import AGENTS, Workload
 
 ROUNDS_IN_A_LIFE = 20
+_SETTINGS: Mapping[str, Any] = {"stop_grace": 1, "max_sandboxes": 12}
 _ACTORS = 4
 _STEPS = 4
 _MOST_POINTS = 400
@@ -41,7 +43,7 @@ async def kill_on_fake(folder: Path, seed: int, rounds: int, counts: Counts) -> 
 async def _life(folder: Path, dice: random.Random, rounds: range, counts: Counts) -> None:
     engine = Engine()
     engine.behaviour = Keeper().behaviour
-    settings = Settings(state_dir=folder / "state", cache_dir=folder / "cache", stop_grace=1, max_sandboxes=12)
+    settings = Settings(state_dir=folder / "state", cache_dir=folder / "cache", **_SETTINGS)
     with Installation.open(settings.state_dir) as installation:
         platform = MortalPlatform(installation, settings, engine, Trap(dice))
         await platform.open()
@@ -99,16 +101,9 @@ class _Life:
         await self._invariants.look(self._workload.where)
 
     async def _work(self) -> None:
-        actors = [asyncio.create_task(self._workload.actor(_STEPS)) for _ in range(_ACTORS)]
-        dying = asyncio.create_task(self._trap.dead.wait())
-        done = asyncio.gather(*actors)
-        await asyncio.wait({done, dying}, return_when=asyncio.FIRST_COMPLETED)
-        dying.cancel()
-        if not self._trap.dead.is_set():
-            await done
-            return
-        await self._platform.crash()
-        await asyncio.gather(done, return_exceptions=True)
+        async with asyncio.TaskGroup() as actors:
+            for _ in range(_ACTORS):
+                actors.create_task(self._workload.actor(_STEPS))
 
     async def _restart(self, kind: str) -> None:
         """Starts again; sometimes that is killed as well."""

@@ -55,6 +55,7 @@ class Invariants:
         for _ in range(3):
             await platform.reaper.once()
             await platform.orphans.once()
+            await platform.unfinished.once()
             self._platform.clock.now += self._platform.settings.orphan_grace / 2 + 1
         await self._versions_settle()
 
@@ -89,8 +90,8 @@ class Invariants:
                 session.state = Is.THERE if answer.status == 200 else Is.GONE
             if session.state is Is.THERE:
                 await self._look_at_home(session)
-                status = answer.json()["status"]
-                if status == "creating":
+                starting = self._platform.platform.sandboxes.is_at_work_on(("demo", session.agent, session.id))
+                if answer.json()["status"] == "creating" and not starting:
                     self._lost(f"session {session.id} is being created, and nobody is at it")
             else:
                 del self._promises.sessions[(session.agent, session.id)]

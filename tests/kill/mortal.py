@@ -260,10 +260,7 @@ class MortalPlatform(PlatformUnderTest):
             await self.platform.clients(scope, receive, heard)
 
         try:
-            await Caller(witnessed, self.tokens.mint_client()[0])(method, path, body)
-        except asyncio.CancelledError:
-            if not self.trap.dead.is_set():
-                raise
+            await self.under(Caller(witnessed, self.tokens.mint_client()[0])(method, path, body))
         except CupolaError:
             if not receipt.status:
                 raise
@@ -280,11 +277,10 @@ class MortalPlatform(PlatformUnderTest):
         """Runs `work` of the platform's own until it is done or the platform is dead."""
         task = asyncio.ensure_future(work)
         dying = asyncio.ensure_future(self.trap.dead.wait())
-        try:
-            await asyncio.wait({task, dying}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            dying.cancel()
+        await asyncio.wait({task, dying}, return_when=asyncio.FIRST_COMPLETED)
+        dying.cancel()
         if self.trap.dead.is_set():
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody is there to hear it
             return None
         return await task
 

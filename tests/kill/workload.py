@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,8 +92,9 @@ class Workload:
             session.state = Is.OPEN
         answer = await self._send("DELETE", f"{PROJECT}/agents/{agent}/versions/{version.name}?force=true")
         if answer is not None and answer.status == 200:
-            for each in (version, *bound):
-                each.state = Is.GONE
+            version.state = Is.GONE
+            for session in bound:
+                session.state = Is.GONE
 
     async def _bound_to(self, version: Version) -> list[Session] | None:
         """Its sessions; None while new ones might begin on it."""

@@ -121,7 +121,11 @@ class Sandboxes:
             session_rows.put_session(conn, session)
             sandbox_rows.put_sandbox(conn, row)
 
-        await self._store.write(change)
+        try:
+            await self._store.write(change)
+        except CupolaError:
+            self.live.add(warm)  # it is as it was: the next session may have it
+            raise
         warm.row, warm.session, warm.last = row, session, now
         self.live.add(warm)
         log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
@@ -156,11 +160,11 @@ class Sandboxes:
         stopping = self._stopping.get(session.key)
         if stopping is not None:
             await asyncio.wait([stopping])
-        await self._make_room()
         began = self._clock()
         resumed = session.stopped_at is not None
-        session = session.to_starting(began)
         try:
+            await self._make_room()
+            session = session.to_starting(began)
             place = await self._places.of(version.definition)
             prepared = await self._places.prepare(version, place)
             await self._undo_what_was_left(session)
@@ -172,6 +176,9 @@ class Sandboxes:
             raise await self._failed(session, error.failure) from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
+        except CupolaError as error:
+            await self._not_started(session, error, resumed=resumed)
+            raise
         ready = session.to_ready(self._clock())
         live.session = ready
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
@@ -200,6 +207,17 @@ class Sandboxes:
         await self._store.write(lambda conn: session_rows.put_session(conn, failed))
         log.warning("session not ready", agent=session.agent, session=session.id, reason=failure.message)
         return not_ready(failure, session.id)
+
+    async def _not_started(self, session: Session, error: CupolaError, *, resumed: bool) -> None:
+        """No fault of its own: one that slept sleeps on, a new one says why it did not come up."""
+        if resumed:
+            settled = session.to_idle(self._clock())
+        else:
+            settled = session.to_failed(evidence.of_error(error, Phase.CREATE))
+        try:
+            await self._store.write(lambda conn: _put_if_there(conn, settled))
+        except CupolaError as worse:  # the disk that is full now: `sandboxes/unfinished` comes back to it
+            log.warning("session not settled", session=session.id, reason=worse.message)
 
     async def _make_room(self) -> None:
         while len(self.live) + len(self._starting) + len(self._stopping) > self._max:
@@ -261,15 +279,23 @@ class Sandboxes:
         live = self.live.of_session(session.key)
         if live is not None:
             await self.stop(live, "session stopped", grace=grace)
+        elif starting is not None and starting.cancelled():
+            idle = session.to_idle(self._clock())
+            await self._store.write(lambda conn: _put_if_there(conn, idle))
 
     async def delete_session(self, session: Session) -> None:
         """Ends a session: sandbox, home, row. May be repeated after a crash."""
         gone = session.to_deleted()
         await self._store.write(lambda conn: session_rows.put_session(conn, gone))
         await self.stop_session(session, grace=0)
+        await self._undo_what_was_left(session)
         for place in await self._places.every():
             await place.driver.delete_home(session.home)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+
+    def is_at_work_on(self, key: SessionKey) -> bool:
+        """Whether the session has a sandbox here, or is getting or losing one now."""
+        return self.live.of_session(key) is not None or key in self._starting or key in self._stopping
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
@@ -279,7 +305,6 @@ class Sandboxes:
     async def discard_warm(self, warm: LiveSandbox) -> None:
         """Stops a warm sandbox that no session will adopt, and removes its home."""
         await self.stop(warm, "warm sandbox not needed", grace=0)
-        await warm.driver.delete_home(warm.row.home)
 
     async def check(self, live: LiveSandbox) -> bool:
         """Looks whether a sandbox still runs; if not, buries it and returns False."""

@@ -8,6 +8,7 @@ what runs is adopted, what was half made is undone, what nobody owns is removed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -51,6 +52,7 @@ class Versions:
         self._places = places
         self._sandboxes = sandboxes
         self._tasks: dict[VersionKey, asyncio.Task[None]] = {}
+        self._deleting: Counter[VersionKey] = Counter()
 
     def wake(self, version: AgentVersion) -> None:
         """Begins to provision a version that is `creating`; once, however often it is called."""
@@ -129,8 +131,27 @@ class Versions:
             )
         await self._store.write(lambda conn: _put_unless_deleting(conn, version))
 
+    def is_at_work_on(self, version: AgentVersion) -> bool:
+        """Whether it is being made or taken away now."""
+        return key_of(version) in self._tasks or key_of(version) in self._deleting
+
+    async def resume(self, version: AgentVersion) -> None:
+        """Goes on with what was broken off."""
+        if version.status is VersionStatus.DELETING:
+            await self.delete(version)
+        elif version.status is VersionStatus.CREATING:
+            self.wake(version)
+
     async def delete(self, version: AgentVersion) -> None:
         """Takes a version away with its sessions and sandboxes. May be repeated after a crash."""
+        self._deleting[key_of(version)] += 1
+        try:
+            await self._delete(version)
+        finally:
+            self._deleting[key_of(version)] -= 1
+            self._deleting += Counter()  # forgets those at zero
+
+    async def _delete(self, version: AgentVersion) -> None:
         deleting = version.to_deleting()
         await self._store.write(lambda conn: agent_rows.put_version(conn, deleting))
         task = self._tasks.get(key_of(version))
@@ -236,11 +257,11 @@ async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> No
     for session in await store.read(session_rows.live_sessions):
         if session.desired is Desired.DELETED:
             await sandboxes.delete_session(session)
-        elif sandboxes.live_of(session.key) is None and _looks_awake(session):
+        elif sandboxes.live_of(session.key) is None and looks_awake(session):
             await store.write(partial(_put_session, session=session.to_idle(now)))
 
 
-def _looks_awake(session: Session) -> bool:
+def looks_awake(session: Session) -> bool:
     """Whether its status says that a sandbox runs or comes up; also of one that was made and never started."""
     never_started = session.observed is Observed.NONE and session.stopped_at is None
     return never_started or session.observed in (Observed.READY, Observed.STARTING)
