@@ -12,16 +12,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
+from cupola.agents import VersionStatus
 from cupola.drivers.fake import FakeSandbox
 from cupola.gateway.background import Pauses
 from cupola.installation import Installation
 from cupola.settings import Settings
+from cupola.store import agents as agent_rows
+from cupola.store import sessions as session_rows
 from tests.kill.agents import Keeper
 from tests.kill.counts import Counts
-from tests.kill.invariants import Invariants
+from tests.kill.invariants import AGENTS, Invariants
 from tests.kill.mortal import Engine, MortalPlatform, Trap
-from tests.kill.promises import Promises
-from tests.kill.workload import AGENTS, Workload
+from tests.kill.promises import Is, Promises, Session, Version
+from tests.kill.workload import Step, Workload
+from tests.support.platform import DEFINITION, PROJECT
 
 ROUNDS_IN_A_LIFE = 20
 _SETTINGS: Mapping[str, Any] = {"stop_grace": 1, "max_sandboxes": 12}
@@ -57,6 +63,77 @@ async def _life(folder: Path, dice: random.Random, rounds: range, counts: Counts
             await engine.aclose()
 
 
+class InProcess(Workload):
+    """What can be done to a platform in this process beside asking it: let time pass, make and delete versions."""
+
+    def __init__(self, platform: MortalPlatform, promises: Promises, counts: Counts, dice: random.Random) -> None:
+        super().__init__(platform, AGENTS, promises, counts, dice)
+        self._platform = platform
+
+    def steps(self) -> dict[Step, int]:
+        return {
+            **super().steps(),
+            self.create_some_version: 1,
+            self.delete_version: 1,
+            self.let_time_pass: 2,
+            self.look_for_orphans: 1,
+            self.look_for_unfinished: 1,
+        }
+
+    async def create_some_version(self) -> None:
+        await self.create_version(self._dice.choice(AGENTS))
+
+    async def create_version(self, agent: str) -> None:
+        definition = {**DEFINITION, "container_configuration": {"image": f"agent:{self._next()}"}}
+        answer = await self.send("POST", f"{PROJECT}/agents/{agent}/versions", {"definition": definition})
+        if answer is not None and answer.status == 200:
+            name = answer.json()["version"]
+            self._promises.versions[(agent, name)] = Version(agent, name)
+
+    async def delete_version(self) -> None:
+        """An old one of which nobody uses a session now; its sessions and their files end with it."""
+        agent = self._dice.choice(AGENTS)
+        there = [one for one in self._promises.versions.values() if one.agent == agent and one.state is Is.THERE]
+        if len(there) < 3:
+            return
+        version = there[0]
+        bound = await self._platform.under(self._bound_to(version))
+        if bound is None or any(session.busy for session in bound):
+            return
+        version.state = Is.OPEN
+        for session in bound:
+            session.state = Is.OPEN
+        answer = await self.send("DELETE", f"{PROJECT}/agents/{agent}/versions/{version.name}?force=true")
+        if answer is not None and answer.status == 200:
+            version.state = Is.GONE
+            for session in bound:
+                session.state = Is.GONE
+
+    async def _bound_to(self, version: Version) -> list[Session] | None:
+        """Its sessions; None while new ones might begin on it."""
+        key = ("demo", version.agent)
+
+        def question(conn: Connection) -> list[Session] | None:
+            newest, *_ = agent_rows.newest_versions(conn, *key, include_drafts=False)
+            if newest.status is not VersionStatus.ACTIVE or newest.version == version.name:
+                return None
+            ids = {row.id for row in session_rows.sessions_of_version(conn, *key, version.name)}
+            return [one for one in self._promises.there() if one.agent == version.agent and one.id in ids]
+
+        return await self._platform.store.read(question)
+
+    async def let_time_pass(self) -> None:
+        """Sometimes so much that whatever rests goes idle."""
+        self._platform.clock.now += self._dice.choice((1, 30, 1000))
+        await self._platform.pass_of(self._platform.platform.reaper.once())
+
+    async def look_for_orphans(self) -> None:
+        await self._platform.pass_of(self._platform.platform.orphans.once())
+
+    async def look_for_unfinished(self) -> None:
+        await self._platform.pass_of(self._platform.platform.unfinished.once())
+
+
 class _Life:
     """What is killed again and again."""
 
@@ -66,7 +143,7 @@ class _Life:
         self._dice = dice
         self._counts = counts
         promises = Promises()
-        self._workload = Workload(platform, promises, counts, dice)
+        self._workload = InProcess(platform, promises, counts, dice)
         self._invariants = Invariants(platform, promises, counts, dice)
         self._kinds: Mapping[str, Callable[[], None]] = {
             "server": self._trap.kill,

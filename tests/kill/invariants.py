@@ -21,9 +21,10 @@ from cupola.store import sessions as session_rows
 from tests.kill.counts import Counts
 from tests.kill.mortal import MortalPlatform
 from tests.kill.promises import Is, Promises, Session
-from tests.kill.workload import AGENTS, endpoint
+from tests.kill.workload import endpoint
 from tests.support.platform import PROJECT, Answer
 
+AGENTS = ("a1", "a2")
 _SERVED = 3
 """Sessions of each round that are asked for something; all others are looked at."""
 _PATIENCE = 10.0
@@ -138,11 +139,11 @@ class Invariants:
             answer = await self._get(f"{endpoint('a1')}/protocols/openai/v1/responses/{response_id}", either=True)
             self._counts.kept["responses"] += 1
             body = answer.json() if answer.status == 200 else {}
-            if body.get("status") not in ("completed", "failed"):
+            if body.get("status") not in ("completed", "failed", "cancelled"):
                 self._lost(f"background response {response_id} is answered {answer.status} {body.get('status')}")
             elif body["status"] == "failed" and not body["error"]["message"]:
                 self._lost(f"background response {response_id} failed without a reason")
-            del self._promises.begun[response_id]
+            self._promises.begun.discard(response_id)
 
     async def _unfinished(self) -> Sequence[Any]:
         return await self._platform.store.read(lambda conn: response_rows.in_progress_responses(conn, None))

@@ -25,7 +25,8 @@ from cupola.errors import CupolaError, DriverUnavailable
 from cupola.installation import Installation
 from cupola.settings import Settings
 from cupola.store import Store
-from tests.support.platform import Answer, Caller, Clock, MortalDriver, PlatformUnderTest
+from tests.kill.receipt import Receipt
+from tests.support.platform import Caller, Clock, MortalDriver, PlatformUnderTest
 
 T = TypeVar("T")
 
@@ -206,30 +207,6 @@ class MortalClock(Clock):
         return self.now
 
 
-class Receipt:
-    """What a client has heard of one answer, up to the moment in which the platform died."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.chunks: list[bytes] = []
-        self.whole = False
-        self.cut = False
-
-    def take(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        elif message["type"] == "http.response.body":
-            self.chunks.append(message.get("body", b""))
-            self.whole = not message.get("more_body", False)
-
-    @property
-    def answer(self) -> Answer | None:
-        """The answer, if all of it was heard."""
-        return Answer(self.status, self.headers, tuple(self.chunks)) if self.whole else None
-
-
 class MortalPlatform(PlatformUnderTest):
     """See the module."""
 
@@ -237,6 +214,14 @@ class MortalPlatform(PlatformUnderTest):
         super().__init__(installation, settings, engine, MortalClock(trap))
         self.engine = engine
         self.trap = trap
+
+    @property
+    def dead(self) -> bool:
+        return self.trap.dead.is_set()
+
+    @property
+    def sprung(self) -> bool:
+        return self.trap.sprung
 
     def open_store(self) -> Store:
         store = MortalStore.open(self.installation.layout.database)
@@ -265,7 +250,6 @@ class MortalPlatform(PlatformUnderTest):
             if not receipt.status:
                 raise
             receipt.whole = False  # the server cuts a reply that cannot be ended
-            receipt.cut = True
         return receipt
 
     async def pass_of(self, work: Coroutine[Any, Any, None]) -> None:

@@ -55,8 +55,8 @@ class Promises:
     talks: dict[str, Talk] = field(default_factory=dict)
     versions: dict[tuple[str, str], Version] = field(default_factory=dict)
     responses: dict[str, tuple[str, str]] = field(default_factory=dict)
-    begun: dict[str, Session] = field(default_factory=dict)
-    """Background responses that were answered with `in_progress`."""
+    begun: set[str] = field(default_factory=set)
+    """Responses that were shown to be in progress: in the background, or in a stream that broke off."""
 
     def session(self, agent: str, id: str) -> Session:
         """The session that an answer named."""

@@ -70,6 +70,12 @@ class Versions:
         return await self._store.read(lambda conn: agent_rows.get_version(conn, *key_of(version)))
 
     async def _provision(self, version: AgentVersion) -> None:
+        try:
+            await self._make(version)
+        except CupolaError as error:  # not even its failure could be kept: it is made again (`unfinished`)
+            log.warning("version left half-made", agent=version.agent, version=version.version, reason=error.message)
+
+    async def _make(self, version: AgentVersion) -> None:
         began = asyncio.get_running_loop().time()
         try:
             live, active = await self._bring_up(version)
