@@ -23,7 +23,7 @@ from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows
 from tests.kill.agents import Keeper
 from tests.kill.counts import Counts
-from tests.kill.invariants import AGENTS, Invariants
+from tests.kill.invariants_in_process import AGENTS, InvariantsInProcess
 from tests.kill.mortal import Engine, MortalPlatform, Trap
 from tests.kill.promises import Is, Promises, Session, Version
 from tests.kill.workload import Step, Workload
@@ -144,7 +144,7 @@ class _Life:
         self._counts = counts
         promises = Promises()
         self._workload = InProcess(platform, promises, counts, dice)
-        self._invariants = Invariants(platform, promises, counts, dice)
+        self._invariants = InvariantsInProcess(platform, promises, counts, dice)
         self._kinds: Mapping[str, Callable[[], None]] = {
             "server": self._trap.kill,
             "sandbox": self._crash_a_sandbox,
