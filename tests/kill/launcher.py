@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 import cupola.app
 import cupola.logs
@@ -25,7 +26,7 @@ def start(arguments: list[str]) -> int:
     if pid:
         return pid
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with open(os.devnull) as nothing:
+    with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     sys.argv = ["cupola", *arguments]
