@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ def main() -> int:
     arguments = parser.parse_args()
     level = logging.getLevelNamesMapping()[arguments.log.upper()]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is stopped and removed
     counts = Counts()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cupola-kill-") as folder:

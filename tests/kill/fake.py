@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ async def kill_on_fake(folder: Path, seed: int, rounds: int, counts: Counts) -> 
 
 
 async def _life(folder: Path, dice: random.Random, rounds: range, counts: Counts) -> None:
+    async with opened(folder, dice) as platform:
+        life = _Life(platform, dice, counts)
+        await life.begin()
+        for number in rounds:
+            await life.round(number)
+
+
+@asynccontextmanager
+async def opened(folder: Path, dice: random.Random) -> AsyncGenerator[MortalPlatform]:
+    """A platform that can be killed, with its state in `folder`."""
     engine = Engine()
     engine.behaviour = Keeper().behaviour
     settings = Settings(state_dir=folder / "state", cache_dir=folder / "cache", **_SETTINGS)
@@ -54,10 +65,7 @@ async def _life(folder: Path, dice: random.Random, rounds: range, counts: Counts
         platform = MortalPlatform(installation, settings, engine, Trap(dice))
         await platform.open()
         try:
-            life = _Life(platform, dice, counts)
-            await life.begin()
-            for number in rounds:
-                await life.round(number)
+            yield platform
         finally:
             await platform.aclose()
             await engine.aclose()

@@ -78,14 +78,13 @@ class Invariants:
                 self.lost(f"session {session.id} was there and is answered {answer.status}")
             if session.state is Is.GONE and answer.status != 404:
                 self.lost(f"session {session.id} was deleted and is answered {answer.status}")
-            if session.state is Is.OPEN:
-                session.state = Is.THERE if answer.status == 200 else Is.GONE
-            if session.state is Is.THERE:
-                await self._look_at_home(session)
-                if answer.json()["status"] == "creating" and not await self.is_starting(session):
-                    self.lost(f"session {session.id} is being created, and nobody is at it")
-            else:
+            session.state = Is.THERE if answer.status == 200 else Is.GONE
+            if session.state is Is.GONE:
                 del self._promises.sessions[(session.agent, session.id)]
+                continue
+            await self._look_at_home(session)
+            if answer.json()["status"] == "creating" and not await self.is_starting(session):
+                self.lost(f"session {session.id} is being created, and nobody is at it")
 
     async def _look_at_home(self, session: Session) -> None:
         files = await self.files_of(session)

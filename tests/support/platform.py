@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from cupola.app import Finders, Platform, callback_apps
-from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation
+from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation, SandboxSpec
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
 from cupola.errors import DriverUnavailable
 from cupola.gateway.websocket import Limits
@@ -140,24 +140,35 @@ class Caller:
 class MortalDriver(FakeDriver):
     """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
 
-    While it is `away` it cannot say how a sandbox is.
+    While it is `away` nothing can be asked of it.
     """
 
     killed = False
     away = False
 
+    async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
+        self._require()
+        async with aclosing(super().start(spec)) as steps:
+            async for handle in steps:
+                yield handle
+
     async def poll(self, handle: Handle) -> Observation:
-        if self.away:
-            raise DriverUnavailable("The engine does not answer.")
+        self._require()
         return await super().poll(handle)
 
     async def stop(self, handle: Handle, grace: float) -> None:
+        self._require()
         self._die_if_killed()
         await super().stop(handle, grace)
 
     async def delete_home(self, home: str) -> None:
+        self._require()
         self._die_if_killed()
         await super().delete_home(home)
+
+    def _require(self) -> None:
+        if self.away:
+            raise DriverUnavailable("The engine does not answer.")
 
     def _die_if_killed(self) -> None:
         if self.killed:

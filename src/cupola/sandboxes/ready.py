@@ -295,7 +295,11 @@ class Sandboxes:
 
     def is_at_work_on(self, key: SessionKey) -> bool:
         """Whether the session has a sandbox here, or is getting or losing one now."""
-        return self.live.of_session(key) is not None or key in self._starting or key in self._stopping
+        return self.live.of_session(key) is not None or self.is_changing(key)
+
+    def is_changing(self, key: SessionKey) -> bool:
+        """Whether its sandbox is coming or going."""
+        return key in self._starting or key in self._stopping
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""

@@ -19,7 +19,7 @@ import structlog
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers import base
 from cupola.drivers.base import Driver, Handle, SandboxSpec, Source, Step
-from cupola.errors import CupolaError
+from cupola.errors import CupolaError, DriverUnavailable
 from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.sandboxes import evidence
@@ -150,7 +150,7 @@ class Starter:
             await self._probe(handle, version, place)
             assert handle.address is not None
             generation = await learn_generation(handle.address)
-        except CouldNotStart:
+        except (CouldNotStart, DriverUnavailable):  # of a place that is away nothing can be learned; it comes back
             await self.undo(row, place.driver)
             raise
         except CupolaError as error:

@@ -87,13 +87,13 @@ class Unfinished:
         self._before = self._now
 
     async def _look_at_session(self, session: Session) -> None:
-        if self._sandboxes.is_at_work_on(session.key):
-            return
         if session.desired is Desired.DELETED:
-            if self._is_left("deletion", *session.key):
+            if not self._sandboxes.is_changing(session.key) and self._is_left("deletion", *session.key):
                 log.info("going on with a deletion", session=session.id)
                 await self._sandboxes.delete_session(session)
-        elif looks_awake(session) and self._is_left("session", *session.key):
+        elif self._sandboxes.is_at_work_on(session.key) or not looks_awake(session):
+            return
+        elif self._is_left("session", *session.key):
             log.info("a session that nobody starts sleeps", session=session.id)
             await self._store.write(partial(_put_to_sleep, session=session, now=self._clock()))
 
