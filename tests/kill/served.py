@@ -26,6 +26,7 @@ import httpx
 import psutil
 
 from tests.kill.counts import Counts
+from tests.kill.disk import full, small_disk
 from tests.kill.invariants import Invariants
 from tests.kill.promises import Promises, Session
 from tests.kill.receipt import Receipt
@@ -56,7 +57,8 @@ class ServedPlatform:
     """The server, and the client that asks it. `dead` from the moment in which it is about to be killed."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.state = folder / "state"
+        self.state = folder / "disk" / "state"
+        self.disk: Path | None = None
         self.log = folder / "log"
         self.mark = uuid4().hex
         self.where: Where = AsProcesses(self.mark) if kind == "process" else AsContainers(self.state)
@@ -70,7 +72,6 @@ class ServedPlatform:
         self._trusted: ssl.SSLContext | None = None
 
     async def open(self) -> None:
-        self.state.parent.mkdir(parents=True, exist_ok=True)
         arguments = ["up", "--state-dir", str(self.state), "--port", str(self._port), "--driver", self.where.name]
         with self.log.open("ab") as output:
             self._launcher = await asyncio.create_subprocess_exec(
@@ -267,7 +268,9 @@ class ServedWorkload(Workload):
 async def kill_on_served(folder: Path, kind: str, seed: int, rounds: int, counts: Counts) -> None:
     """So many rounds on `process` or `docker`; what is found goes to `counts`."""
     dice = random.Random(seed)
-    async with _served(folder, kind) as platform:
+    async with served(folder, kind) as platform:
+        if not platform.disk:
+            counts.left_out.append(f"full disks on {kind}: a small file system cannot be mounted here")
         await platform.deploy(AGENTS[0])
         life = _Life(platform, dice, counts)
         for number in range(rounds):
@@ -276,13 +279,16 @@ async def kill_on_served(folder: Path, kind: str, seed: int, rounds: int, counts
 
 
 @asynccontextmanager
-async def _served(folder: Path, kind: str) -> AsyncGenerator[ServedPlatform]:
-    platform = ServedPlatform(folder, kind)
-    try:
-        await platform.open()
-        yield platform
-    finally:
-        await platform.aclose()
+async def served(folder: Path, kind: str) -> AsyncGenerator[ServedPlatform]:
+    """A platform that serves, with its state on a small disk of its own where one can be had."""
+    with small_disk(folder / "disk") as is_small:
+        platform = ServedPlatform(folder, kind)
+        platform.disk = folder / "disk" if is_small else None
+        try:
+            await platform.open()
+            yield platform
+        finally:
+            await platform.aclose()
 
 
 class _Life:
@@ -301,11 +307,12 @@ class _Life:
             "engine": self._kill_all,
             "server and engine": self._kill_both,
             "memory": self._exhaust_memory,
+            "disk": self._fill_disk,
         }
 
     async def round(self, number: int) -> None:
         """One kill in the middle of everything, and a look at what is left."""
-        (kind,) = self._dice.choices(list(self._kinds), weights=[12, 3, 2, 2, 1])
+        (kind,) = self._dice.choices(list(self._kinds), weights=[12, 3, 2, 2, 1, 2 if self._platform.disk else 0])
         after = self._dice.random() * _LONGEST
         where = f"{self._platform.where.name} round {number} ({kind} after {after:.3f} s)"
         self._workload.where = where
@@ -355,6 +362,12 @@ class _Life:
         for session in self._promises.there()[:1]:
             path = f"{PROJECT}/agents/{session.agent}/endpoint/protocols/invocations?agent_session_id={session.id}"
             await self._platform.request("POST", path, {"eat": _MEAL})
+
+    async def _fill_disk(self) -> None:
+        """No room for a while."""
+        assert self._platform.disk is not None
+        with full(self._platform.disk):
+            await asyncio.sleep(self._dice.random() * _LONGEST)
 
     async def end(self) -> None:
         """Every session that is left serves and sees its files; after a clean end nothing is left outside."""

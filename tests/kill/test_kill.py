@@ -64,7 +64,7 @@ async def leave_a_home(platform: MortalPlatform) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "losses", "orphans"),
-    [(lose_a_session, True, False), (lose_a_file, True, False), (leave_a_home, False, True)],
+    [(lose_a_session, True, True), (lose_a_file, True, False), (leave_a_home, False, True)],
 )
 async def test_damage_is_seen(
     tmp_path: Path, damage: Callable[[MortalPlatform], Awaitable[None]], losses: bool, orphans: bool

@@ -136,12 +136,16 @@ class Workload:
             receipt = await self._sent("POST", path, body, session)
         answer = receipt.answer
         if answer is None and receipt.status == 200 and "stream" in fields:
-            self._begun(receipt)
+            self._begun(b"".join(receipt.chunks))
         if answer is not None and answer.status == 200:
             self._heard(agent, talk, answer, text, streamed="stream" in fields)
 
     def _heard(self, agent: str, talk: Talk | None, answer: Answer, text: str, *, streamed: bool) -> None:
         response = _last_of(answer.body) if streamed else answer.json()
+        if response is not None and response.get("type") == "error":
+            self._counts.answers[f"error event {response['code']}"] += 1
+            self._begun(answer.body)
+            return
         if response is None:
             self._counts.dishonest.append(f"{self.where}: a stream ended without a last event")
             return
@@ -158,10 +162,10 @@ class Workload:
             if response["status"] == "completed":
                 talk.heard.append(text)
 
-    def _begun(self, receipt: Receipt) -> None:
+    def _begun(self, stream: bytes) -> None:
         """A stream that broke off after its first event: its response is there, and must end."""
-        events = _events(b"".join(receipt.chunks))
-        if events:
+        events = _events(stream)
+        if events and "response" in events[0]:
             self._promises.begun.add(events[0]["response"]["id"])
 
     async def begin_talk(self) -> None:
@@ -242,8 +246,10 @@ def _events(stream: bytes) -> list[dict[str, Any]]:
 
 
 def _last_of(stream: bytes) -> dict[str, Any] | None:
-    """The response in the last event of a stream, if that is a last word."""
+    """The response in the last event of a stream, if that is a last word, or the event that says why there is none."""
     last = _events(stream)[-1] if _events(stream) else {}
+    if last.get("type") == "error":
+        return last
     ended = last.get("type", "") in ("response.completed", "response.failed", "response.incomplete")
     found: dict[str, Any] | None = last.get("response") if ended else None
     return found
