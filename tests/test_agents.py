@@ -24,7 +24,9 @@ from cupola.agents import (
     VersionRule,
     VersionStatus,
     check_agent_name,
+    choices_of,
     choose_version,
+    declared_pool,
     draft_name,
     latest_of,
     without_version,
@@ -209,3 +211,34 @@ def test_what_is_left_always_adds_up(weights: list[int]) -> None:
     """To 100, or to nothing."""
     rules = [VersionRule(str(number), weight) for number, weight in enumerate(weights)]
     assert sum(rule.percentage for rule in without_version(rules, "0")) in (0, 100)
+
+
+def test_every_version_that_can_be_chosen_is_a_choice() -> None:
+    """Those with a weight, else the latest; none of them where no rule can serve."""
+    versions = [version("draft-1", draft=True), version("3", VersionStatus.CREATING), version("2"), version("1")]
+
+    def choices(*rules: VersionRule) -> list[str]:
+        return [chosen.version for chosen, _ in choices_of(agent(*rules), versions)]
+
+    assert choices() == ["2"]
+    assert choices(VersionRule("1", 90), VersionRule("2", 0), VersionRule("3", 10)) == ["1"]
+    assert choices(VersionRule("1", 50), VersionRule("@latest", 50)) == ["1", "2"]
+    assert choices(VersionRule("3", 100)) == []
+    assert choices_of(agent(), []) == []
+
+
+def test_a_pool_is_declared_in_metadata() -> None:
+    """As a whole number from 0 to 100; what is not said is not decided."""
+    assert declared_pool({}) is None
+    assert [declared_pool({"warm_pool": text}) for text in ("0", "7", "100", "007")] == [0, 7, 100, 7]
+    for text in ("", "-1", "101", "1.0", "1e1", " 1", "\u0661"):
+        with pytest.raises(BadRequest, match="whole number from 0 to 100"):
+            declared_pool({"warm_pool": text})
+
+
+def test_only_another_declaration_changes_the_pool() -> None:
+    """What was said otherwise since then stays, until then."""
+    resized = replace(version("1"), metadata={"warm_pool": "3", "a": "b"}, warm_pool=9)
+    assert resized.with_pool_of({"warm_pool": "3", "a": "b"}) is resized
+    assert resized.with_pool_of({"warm_pool": "4", "a": "b"}).warm_pool == 4
+    assert resized.with_pool_of({"a": "b"}).warm_pool is None

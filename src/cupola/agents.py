@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from cupola.errors import BadRequest, Conflict
+from cupola.errors import BadRequest, Conflict, NotFound
 from cupola.secrecy import brief
 
 GIB = 1024**3
@@ -31,6 +31,10 @@ AZURE_CPU_STEP = 0.25
 AZURE_MEMORY_RANGE = (GIB // 2, 8 * GIB)
 AZURE_MEMORY_PER_CPU = 2 * GIB
 """Azure takes fixed pairs: every quarter of a vCPU with twice as many GiB (control-plane.md §3)."""
+
+WARM_POOL = "warm_pool"
+"""The key of a version's metadata that says how many sandboxes wait for new sessions."""
+MAX_WARM_POOL = 100
 
 MAX_VERSIONS = 1000
 """Versions that an agent may have at once."""
@@ -214,7 +218,9 @@ class AgentVersion:
 
     `version` is a decimal string from `"1"`, or `draft-<unix ms>`. `phase` says how far a `creating` version has come.
     `image_content` is the engine's id of the image that was probed: all its sandboxes run that one, whatever the tag
-    names later.
+    names later. `warm_pool` is the last word on how many sandboxes wait for its new sessions, None for the
+    installation's default; `binds_late` whether its container can be given a session after its start, None while that
+    is not known.
     """
 
     project: str
@@ -230,6 +236,8 @@ class AgentVersion:
     draft: bool = False
     warnings: tuple[str, ...] = ()
     image_content: str | None = None
+    warm_pool: int | None = None
+    binds_late: bool | None = None
 
     def to_phase(self, phase: Phase) -> Self:
         self._require(VersionStatus.CREATING)
@@ -246,9 +254,20 @@ class AgentVersion:
     def to_deleting(self) -> Self:
         return replace(self, status=VersionStatus.DELETING)
 
+    def with_pool_of(self, metadata: Mapping[str, str]) -> Self:
+        """The same version with the pool that `metadata` declares, where that differs from what was declared before."""
+        declared = metadata.get(WARM_POOL)
+        if declared == self.metadata.get(WARM_POOL):
+            return self
+        return replace(self, metadata=metadata, warm_pool=declared_pool(metadata))
+
     def _require(self, status: VersionStatus) -> None:
         if self.status is not status:
             raise Conflict(f"Version {self.agent}:{self.version} is {self.status}, not {status}.")
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.project, self.agent, self.version)
 
     @property
     def idle_timeout(self) -> int | None:
@@ -301,20 +320,45 @@ def check_agent_name(name: str) -> None:
         )
 
 
+def no_agent(project: str, name: str) -> NotFound:
+    """The error for an agent that is not there."""
+    return NotFound(f"Agent {brief(name)} does not exist in project {brief(project)}.", param="agent_name")
+
+
 def choose_version(agent: Agent, versions: Sequence[AgentVersion], dice: random.Random) -> AgentVersion | None:
     """The version on which a new session begins, or None when none is active.
 
     `versions` are the agent's, newest first. Weighted rules count only where their version is active; without rules
     the newest active version that is no draft gets everything.
     """
+    choices = choices_of(agent, versions)
+    return dice.choices([v for v, _ in choices], [weight for _, weight in choices])[0] if choices else None
+
+
+def choices_of(agent: Agent, versions: Sequence[AgentVersion]) -> list[tuple[AgentVersion, int]]:
+    """The versions on which new sessions can begin by the endpoint's selector, with their weights."""
     active = {v.version: v for v in versions if v.status is VersionStatus.ACTIVE}
     latest = next((v for v in versions if v.version in active and not v.draft), None)
     if latest is not None:
         active[LATEST] = latest
     weighted = [(active[r.version], r.percentage) for r in agent.rules if r.version in active and r.percentage > 0]
-    if weighted:
-        return dice.choices([v for v, _ in weighted], [w for _, w in weighted])[0]
-    return None if agent.rules else latest
+    if weighted or agent.rules or latest is None:
+        return weighted
+    return [(latest, 100)]
+
+
+def declared_pool(metadata: Mapping[str, str]) -> int | None:
+    """The pool that a version's metadata declares; None where it declares none. Raises BadRequest."""
+    declared = metadata.get(WARM_POOL)
+    if declared is None:
+        return None
+    if not declared.isascii() or not declared.isdigit() or len(declared) > 3 or int(declared) > MAX_WARM_POOL:
+        raise BadRequest(
+            f"'metadata.{WARM_POOL}' is {brief(declared)}; it must be a whole number from 0 to {MAX_WARM_POOL}, as "
+            "text: how many sandboxes wait for new sessions.",
+            param=f"metadata.{WARM_POOL}",
+        )
+    return int(declared)
 
 
 def latest_of(versions: Sequence[AgentVersion]) -> AgentVersion | None:

@@ -12,10 +12,11 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from starlette.routing import BaseRoute, Router
@@ -23,12 +24,16 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
+from cupola.api.logs import LogLimits, Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions as VersionHandlers
+from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.expiry import StateExpiry
+from cupola.callbacks.owner import SessionNow
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
@@ -55,13 +60,18 @@ from cupola.issuers import read_issuer
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.idle import Reaper
+from cupola.sandboxes.kept import KeptOutput
+from cupola.sandboxes.lives import Lives
 from cupola.sandboxes.lost import LostResponses
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sandboxes.reconcile import Versions, recover
+from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
+from cupola.sandboxes.transcript import Transcripts
 from cupola.sandboxes.unfinished import Unfinished
+from cupola.sandboxes.warm import WarmPools
 from cupola.settings import Settings
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -103,11 +113,19 @@ class Platform:
         clock: Callable[[], float] = time.time,
         fetch: Fetch = fetch,
         sockets: Limits | None = None,
+        log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
         self._store = store
         self._clock = clock
         self._azure_limits = settings.azure_limits
+        kept = KeptOutput(layout.output, settings.output_bytes)
+        self.lives = Lives(store, kept, secret=tokens.sandbox_secret, clock=clock)
+        transcripts = Transcripts(store, kept, self.lives.bell, clock)
+        self._logs = Logs(store, transcripts, log_limits or LogLimits(), clock)
+        self.retention = Retention(
+            store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
+        )
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -115,6 +133,7 @@ class Platform:
             identity_header=tokens.sandbox_secret,
             ready_timeout=settings.ready_timeout,
             stop_grace=settings.stop_grace,
+            witness=self.lives,
             clock=clock,
         )
         self.places = Places(
@@ -133,7 +152,8 @@ class Platform:
             on_lost=self._lost.sandbox_ended,
             clock=clock,
         )
-        self.versions = Versions(store, self._starter, self.places, self.sandboxes)
+        self.warm = WarmPools(store, self.sandboxes, default=settings.warm_pool, clock=clock)
+        self.versions = Versions(store, self._starter, self.places, self.sandboxes, self.warm.reconsider)
         self.orphans = Orphans(
             store, self.places, self._starter, self.sandboxes.live, grace=settings.orphan_grace, clock=clock
         )
@@ -159,22 +179,45 @@ class Platform:
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
         versions = VersionHandlers(
-            self._store, self.versions, self.places, azure_limits=self._azure_limits, clock=self._clock
+            self._store,
+            self.versions,
+            self.places,
+            azure_limits=self._azure_limits,
+            clock=self._clock,
+            on_change=self.warm.reconsider,
         )
         responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
         return routes.Handlers(
-            agents=Agents(self._store, versions, self.versions, self._resolver.set_enabled, self._users.set_endpoint),
+            agents=Agents(
+                self._store,
+                versions,
+                self.versions,
+                self._set_enabled,
+                self._set_endpoint,
+                self.lives.forget_agent,
+            ),
             versions=versions,
             sessions=self._sessions,
+            files=Files(self._store, self.sandboxes, self.places, self._clock),
+            logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
             invocations=Invocations(self._store, passage, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),
-            health=Health(self._store, self.sandboxes),
+            pools=Pools(self._store, self.warm),
+            health=Health(self._store, self.sandboxes, self.warm),
             openapi=OpenApi(),
         )
+
+    def _set_enabled(self, project: str, agent: str, enabled: bool) -> None:
+        self._resolver.set_enabled(project, agent, enabled)
+        self.warm.reconsider()
+
+    def _set_endpoint(self, project: str, agent: str, endpoint: Mapping[str, Any]) -> None:
+        self._users.set_endpoint(project, agent, endpoint)
+        self.warm.reconsider()
 
     async def begin(self) -> None:
         """Picks up where an earlier process left off."""
@@ -191,6 +234,7 @@ class Platform:
 
     async def drain(self) -> None:
         """Takes leave of those who would stay connected for ever; while the listeners still carry it."""
+        self.lives.bell.close()
         await self._sockets.drain()
 
     async def break_off(self) -> None:
@@ -199,6 +243,7 @@ class Platform:
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.break_off()
+        await self.lives.aclose()
         await self._close_connections()
 
     async def aclose(self) -> None:
@@ -208,6 +253,7 @@ class Platform:
         await self.versions.aclose()
         await self._sessions.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
+        await self.lives.aclose()
         await self._close_connections()
 
     async def _close_connections(self) -> None:
@@ -233,7 +279,7 @@ def callback_apps(store: Store, tokens: Tokens, clock: Callable[[], float] = tim
     known = routes.callback_routes(
         Storage(store, tokens, clock), StateStores(store, tokens, clock), ConversationItems(store)
     )
-    callbacks = SandboxAuth(_router(known), tokens)
+    callbacks = SandboxAuth(SessionNow(_router(known), store), tokens)
     return _edge(callbacks), _edge(_router(routes.token_routes(SandboxTokens(tokens, store))))
 
 
@@ -294,6 +340,8 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
             platform.orphans.run(),
             platform.unfinished.run(),
             platform.state_expiry.run(),
+            platform.retention.run(),
+            platform.warm.run(),
         ):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         certificate = authority.issue("clients", [*LOCAL_NAMES, settings.host])

@@ -10,6 +10,7 @@
     ├── SessionNotReady      a sandbox did not come up; carries the evidence
     ├── QuotaExceeded        a limit of this installation is reached
     ├── PayloadTooLarge      more bytes than the documented limit
+    ├── RangeNotSatisfiable  a part of a file that it does not have; carries its size
     ├── NotServed            a known operation that Cupola does not offer
     ├── SandboxLost          the sandbox went away, or spoke no HTTP, while it served a request
     ├── StartFailed          a sandbox could not be made: phase, code, exit code
@@ -94,6 +95,16 @@ class QuotaExceeded(CupolaError):
 
 class PayloadTooLarge(CupolaError):
     code = "payload_too_large"
+
+
+class RangeNotSatisfiable(CupolaError):
+    """`size` is how many bytes the file has."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 class NotServed(CupolaError):

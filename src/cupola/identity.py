@@ -69,7 +69,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class SandboxIdentity:
-    """A container that calls back: its token opens this project's callbacks and nothing else."""
+    """A container that calls back: its token opens this project's callbacks and nothing else.
+
+    `session` is empty in the token of one that did not know its session yet.
+    """
 
     project: str
     agent: str

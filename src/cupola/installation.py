@@ -113,7 +113,7 @@ class Layout:
 
     @property
     def output(self) -> Path:
-        """Output of sandboxes that are gone."""
+        """What sandboxes have written, one directory for each, kept after they are gone."""
         return self.state_dir / "output"
 
     @property

@@ -16,10 +16,13 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.files import Files
 from cupola.api.health import Health
+from cupola.api.logs import Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
 from cupola.api.versions import Versions
+from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
@@ -37,6 +40,8 @@ PROJECT = "/api/projects/{project}"
 AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
+FILES = SESSIONS + "/{session}/files"
+OWN = "/cupola/projects/{project}/agents/{agent}"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -57,12 +62,15 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    files: Files
+    logs: Logs
     responses: Responses
     conversations: Conversations
     invocations: Invocations
     sockets: WebSockets
     activities: Activities
     a2a: A2A
+    pools: Pools
     health: Health
     openapi: OpenApi
 
@@ -84,6 +92,15 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", SESSIONS + "/{session}:stop", to.sessions.stop, USE),
         call("GET", SESSIONS + "/{session}", to.sessions.get, USE),
         call("DELETE", SESSIONS + "/{session}", to.sessions.delete, USE),
+        call("PUT", FILES + "/content", to.files.upload, USE),
+        raw("GET", FILES + "/content", to.files.download, USE),
+        call("GET", FILES, to.files.list, USE),
+        call("DELETE", FILES, to.files.delete, USE),
+        call("POST", FILES + "/mkdir", to.files.make_directory, USE),
+        call("GET", FILES + "/stat", to.files.stat, USE),
+        raw("GET", AGENT + "/versions/{version}/sessions/{session}:logstream", to.logs.of_session_of_version, USE),
+        raw("GET", AGENT + "/sessions/{session}:logstream", to.logs.of_session, USE),
+        raw("GET", AGENT + "/versions/{version}/containers/default:logstream", to.logs.of_version, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -97,6 +114,9 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        raw("GET", OWN + "/logs", to.logs.of_agent, USE),
+        call("GET", OWN + "/warm", to.pools.list, READ),
+        call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),
         call("GET", "/cupola/health", to.health.health),
         call("GET", "/cupola/status", to.health.status, READ),
         call("GET", "/openapi.json", to.openapi.get),

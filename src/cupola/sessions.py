@@ -41,6 +41,14 @@ class Observed(StrEnum):
     FAILED = "failed"
 
 
+class SessionStart(StrEnum):
+    """How a session came by a sandbox, in Foundry's words (`x-ms-debug-latency-session-start-type`)."""
+
+    COLD = "cold"
+    WARM = "warm"
+    RESUME = "resume"
+
+
 class SessionStatus(StrEnum):
     CREATING = "creating"
     ACTIVE = "active"
@@ -133,7 +141,8 @@ class Sandbox:
     """The row of one sandbox: what must be known to adopt it or to undo it after a crash.
 
     `handle` is the driver's own JSON (`drivers.base.Handle`), None before anything was made. `session` is None while
-    the sandbox is warm; `session_id` is the id that it was started with and that the session adopting it takes.
+    the sandbox is warm; `session_id` is the id that it was started with and that the session adopting it takes, empty
+    in one that is bound late: it takes the id of whatever session adopts it.
     """
 
     id: str
@@ -148,6 +157,14 @@ class Sandbox:
     session: str | None = None
     handle: Mapping[str, Any] | None = None
     observed: Observed = Observed.STARTING
+
+    @property
+    def is_bound_late(self) -> bool:
+        """Whether it waits for a session whose id it does not know yet."""
+        return not self.session_id
+
+    def to_adopted(self, session: Session) -> Self:
+        return replace(self, session=session.id, session_id=session.id, session_guid=session.guid)
 
 
 @dataclass(frozen=True, slots=True)

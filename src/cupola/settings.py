@@ -14,6 +14,7 @@ import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from cupola.agents import MAX_WARM_POOL
 from cupola.errors import SetupError
 from cupola.identity import Role
 from cupola.issuers import read_issuer
@@ -56,8 +57,22 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(50, ge=1)
     """Sandboxes running at once; beyond it the least recently used idle one stops, or the request gets a 429."""
 
+    warm_pool: int = Field(0, ge=0, le=MAX_WARM_POOL)
+    """Sandboxes that wait for new sessions, for each version that gets traffic and does not say (`warm_pool` in its
+    metadata). 0: none is started ahead, since each takes memory of agents that may not be asked; the one that was
+    probed when a version was made waits until it is idle."""
+
     orphan_grace: float = Field(60, ge=0)
     """Seconds that a sandbox which no session owns may live before it is removed."""
+
+    output_bytes: int = Field(10 * 1024 * 1024, ge=64 * 1024)
+    """Bytes of output that are kept of one session, over all its sandboxes; beyond it the oldest eighth goes."""
+
+    output_total_bytes: int = Field(2 * 1024 * 1024 * 1024, ge=64 * 1024)
+    """Bytes of output that are kept in all; beyond it what ended first goes."""
+
+    output_days: float = Field(14, gt=0)
+    """Days that runs of sandboxes, and their output, are kept after their end; never longer than their session."""
 
     oidc_issuer: str | None = None
     """OpenID Connect issuer whose tokens are taken beside the installation's own; for Entra with the tenant's id."""

@@ -8,9 +8,15 @@ the contract speaks of; the fake driver plays the same parts without a process.
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
+
+import pytest
 
 from cupola.drivers.base import Address, Driver, SandboxSpec, Source
 
@@ -43,7 +49,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 HOME = pathlib.Path(os.environ["HOME"])
 
 class Handler(BaseHTTPRequestHandler):
-    # GET /readiness, /environment/NAME, /files/NAME; PUT /files/NAME; POST /eat
+    # GET /readiness, /environment/NAME, /files/NAME; PUT /files/NAME; POST /say/STREAM, /eat
     def answer(self, status, body=b""):
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -69,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200)
 
     def do_POST(self):
+        _, kind, *rest = self.path.split("/")
+        if kind == "say":
+            os.write({"stdout": 1, "stderr": 2}[rest[0]], self.rfile.read(int(self.headers["content-length"])))
+            return self.answer(200)
         hoard = []
         while True:
             hoard.append(os.urandom(1) * (8 << 20))
@@ -154,3 +164,27 @@ async def ask(address: Address, method: str, path: str, body: bytes = b"") -> tu
     if not top:
         raise ConnectionResetError(f"no answer to {method} {path}")
     return int(top.split()[1]), rest
+
+
+async def open_place(stack: AsyncExitStack, kind: str, tmp_path: Path) -> Place:
+    """The place of that kind, with an installation of its own, closed with the stack."""
+    installation = f"test-{uuid4().hex[:12]}"
+    name, _, variant = kind.partition("-")
+    try:
+        module = importlib.import_module(f"tests.contract.place_{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"tests.contract.place_{name}":
+            raise
+        pytest.skip(f"there is no place for the {name} driver")
+    variants = [variant] if variant else []
+    place: Place = await stack.enter_async_context(module.open_place(tmp_path, installation, *variants))
+    return place
+
+
+PLACES = [
+    "fake",
+    "process",
+    "process-bare",
+    "process-meagre",
+    pytest.param("docker", marks=pytest.mark.engine),
+]

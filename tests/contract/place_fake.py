@@ -10,12 +10,18 @@ from uuid import uuid4
 
 from cupola.drivers.base import LABEL_INSTALLATION, LABEL_SANDBOX, Driver, ImageSource, SandboxSpec, Source
 from cupola.drivers.fake import Behaviour, FakeDriver, FakePlace, FakeSandbox, Reply, Request
+from cupola.drivers.lines import cut_lines
+from cupola.runs import Stream
 from tests.contract.place import MIB, Agent
 
 
 async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
     """What `SERVER` of the real agents does."""
     _, kind, *rest = request.path.split("/")
+    if request.method == "POST" and kind == "say":
+        for text in cut_lines(request.body):
+            sandbox.print(text, Stream(rest[0]))
+        return Reply()
     if request.method == "POST":
         sandbox.run_out_of_memory()
         return Reply()
@@ -31,7 +37,7 @@ async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
 
 def leave(sandbox: FakeSandbox) -> None:
     sandbox.files["terminated"] = b"yes"
-    sandbox.output.append("bye")
+    sandbox.print("bye")
 
 
 BEHAVIOURS: Mapping[str, Behaviour] = {

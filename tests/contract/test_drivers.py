@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -24,40 +23,17 @@ from cupola.drivers.base import (
     SandboxSpec,
     Step,
 )
-from tests.contract.place import MIB, Agent, Place, ask
+from tests.contract.place import MIB, PLACES, Agent, Place, ask, open_place
 
 DEADLINE = 20.0
 """Seconds after which what a test waits for will not come."""
-
-
-async def _open(stack: AsyncExitStack, kind: str, tmp_path: Path) -> Place:
-    installation = f"test-{uuid4().hex[:12]}"
-    name, _, variant = kind.partition("-")
-    try:
-        module = importlib.import_module(f"tests.contract.place_{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"tests.contract.place_{name}":
-            raise
-        pytest.skip(f"there is no place for the {name} driver")
-    variants = [variant] if variant else []
-    place: Place = await stack.enter_async_context(module.open_place(tmp_path, installation, *variants))
-    return place
-
-
-PLACES = [
-    "fake",
-    "process",
-    "process-bare",
-    "process-meagre",
-    pytest.param("docker", marks=pytest.mark.engine),
-]
 
 
 @pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """Each place in turn, empty at the beginning and at the end."""
     async with AsyncExitStack() as stack:
-        opened = await _open(stack, request.param, tmp_path)
+        opened = await open_place(stack, request.param, tmp_path)
         await opened.driver.callback_reach()
         yield opened
         for found in await opened.driver.list():

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from starlette.types import Message, Receive, Scope, Send
 
-from cupola.drivers.base import LABEL_SESSION, Found, Handle, Life, Observation, Report, SandboxSpec, Source
+from cupola.drivers.base import LABEL_SESSION, Found, Handle, ImageSource, Observation, Report, SandboxSpec, Source
 from cupola.drivers.fake import FakePlace
 from cupola.errors import CupolaError, DriverUnavailable
 from cupola.installation import Installation
@@ -166,12 +166,13 @@ class KillableDriver(MortalDriver):
         self._reach()
         return await super().poll(handle)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        self._reach()
+        await super().end(handle, grace)
+        self._reach()  # it has ended, and is still there
+
     async def stop(self, handle: Handle, grace: float) -> None:
         self._reach()
-        sandbox = self.place.sandboxes.get(handle.reference)
-        if sandbox is not None and sandbox.observation is not None and sandbox.observation.life is Life.RUNNING:
-            sandbox.terminate()
-            self._reach()  # it has ended, and is still there
         await super().stop(handle, grace)
         self._reach()
 
@@ -182,6 +183,10 @@ class KillableDriver(MortalDriver):
     async def list(self) -> Sequence[Found]:
         self._reach()
         return await super().list()
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        self._reach()
+        await super().make_home(home, image)
 
     async def delete_home(self, home: str) -> None:
         self._reach()

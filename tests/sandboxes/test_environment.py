@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cupola.agents import AgentVersion, Definition
-from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
+from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment, session_variables
 from cupola.sessions import Sandbox
 
 CALLBACKS = CallbackEndpoint("host.example", 9443, 9080)
@@ -18,11 +18,11 @@ ENDPOINT = "https://host.example:9443/api/projects/demo"
 
 
 def environment(
-    variables: Mapping[str, str] | None = None, callbacks: CallbackEndpoint = CALLBACKS
+    variables: Mapping[str, str] | None = None, callbacks: CallbackEndpoint = CALLBACKS, sandbox: Sandbox = SANDBOX
 ) -> Mapping[str, str]:
     return sandbox_environment(
         replace(VERSION, definition=replace(VERSION.definition, environment=variables or {})),
-        SANDBOX,
+        sandbox,
         callbacks,
         identity_header="sbx-1.secret",
         agent_guid="guid",
@@ -42,6 +42,13 @@ def test_what_the_adapters_read() -> None:
     assert found["IDENTITY_ENDPOINT"] == "http://host.example:9080/msi/token"
     assert found["IDENTITY_HEADER"] == "sbx-1.secret"
     assert found["AGENTSERVER_TASKS_BACKEND"] == "local"
+
+
+def test_one_that_is_bound_late_is_told_nothing_of_a_session() -> None:
+    """All else is there already."""
+    late = environment(sandbox=replace(SANDBOX, session_id=""))
+    assert late == {name: value for name, value in environment().items() if "_SESSION_" not in name}
+    assert session_variables("s", "g") == {"FOUNDRY_AGENT_SESSION_ID": "s", "FOUNDRY_AGENT_SESSION_GUID": "g"}
 
 
 def test_the_definitions_own_variables() -> None:

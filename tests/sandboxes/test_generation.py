@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cupola.drivers.base import Address
-from cupola.sandboxes.generation import Generation, learn_generation, named_generation
+from cupola.sandboxes.generation import Adapter, Generation, learn_adapter, named_generation, names_hooks
 
 HEALTHY, READY = b'{"status":"healthy"}', b'{"status":"ready"}'
 
@@ -58,6 +58,23 @@ def test_adapters_name_themselves(server: str, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("azure-ai-agentserver-core/2.3.0b2 (python/3.11) azure-ai-agentserver-responses/2.4.0b1 (python/3.11)", True),
+        ("azure-ai-agentserver-core/2.10.0 (python/3.11)", True),
+        ("azure-ai-agentserver-core/3.0.0b1 (python/3.11)", True),
+        ("azure-ai-agentserver-core/2.2.0 (python/3.11) azure-ai-agentserver-responses/2.3.0 (python/3.11)", False),
+        ("azure-ai-agentserver-responses/2.4.0b1 (python/3.11)", False),
+        ("azure-ai-agentserver-core/unknown", False),
+        ("", False),
+    ],
+)
+def test_the_core_says_whether_there_are_hooks(server: str, expected: bool) -> None:
+    """Since 2.3; the packages on it do not matter."""
+    assert names_hooks(server) is expected
+
+
+@pytest.mark.parametrize(
     ("answers", "expected"),
     [
         ({"/readiness": reply(HEALTHY, x_platform_server="azure-ai-agentserver-core/2.2.0 (x)")}, Generation.CURRENT),
@@ -75,11 +92,11 @@ def test_adapters_name_themselves(server: str, expected: str | None) -> None:
 async def test_what_a_container_answers_tells(answers: Mapping[str, bytes], expected: Generation | None) -> None:
     """The oldest adapters are known by both probes together: others say `ready` too."""
     async with serving(answers) as address:
-        assert await learn_generation(address) == expected
+        assert (await learn_adapter(address)).generation == expected
 
 
 async def test_a_container_that_is_gone_tells_nothing() -> None:
     """Nothing is raised: the first request finds out."""
     async with serving({}) as address:
         pass
-    assert await learn_generation(address) is None
+    assert await learn_adapter(address) == Adapter()

@@ -16,6 +16,7 @@ from typing import Any, Self
 import orjson
 from starlette.types import ASGIApp, Message, Scope
 
+from cupola.api.logs import LogLimits
 from cupola.app import Finders, Platform, callback_apps
 from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation, SandboxSpec
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
@@ -93,8 +94,14 @@ class Caller:
         raw: bytes | None = None,
         left: asyncio.Event | None = None,
         on_chunk: asyncio.Event | None = None,
+        chunks: list[bytes] | None = None,
+        taken: asyncio.Event | None = None,
     ) -> Answer:
-        """`body` goes as JSON, `raw` as it is. The caller leaves when `left` is set; each piece sets `on_chunk`."""
+        """`body` goes as JSON, `raw` as it is. The caller leaves when `left` is set; each piece sets `on_chunk`.
+
+        Pieces are put into `chunks` as they come, and none is taken before `taken` is set.
+        """
+        chunks = [] if chunks is None else chunks
         content = raw if raw is not None else (b"" if body is None else orjson.dumps(body))
         sent = {"content-type": "application/json", **(headers or {})}
         if self._token is not None:
@@ -115,7 +122,7 @@ class Caller:
             "server": ("localhost", 8443),
         }
         messages: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
-        status, reply_headers, chunks = 0, {}, []
+        status, reply_headers = 0, {}
 
         async def receive() -> Message:
             if messages:
@@ -129,6 +136,8 @@ class Caller:
                 status = message["status"]
                 reply_headers.update({n.decode(): v.decode() for n, v in message["headers"]})
             elif message.get("body"):
+                if taken is not None:
+                    await taken.wait()
                 chunks.append(message["body"])
                 if on_chunk is not None:
                     on_chunk.set()
@@ -155,6 +164,11 @@ class MortalDriver(FakeDriver):
     async def poll(self, handle: Handle) -> Observation:
         self._require()
         return await super().poll(handle)
+
+    async def end(self, handle: Handle, grace: float) -> None:
+        self._require()
+        self._die_if_killed()
+        await super().end(handle, grace)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         self._require()
@@ -185,8 +199,10 @@ class PlatformUnderTest:
         place: FakePlace,
         clock: Clock,
         sockets: Limits | None = None,
+        log_limits: LogLimits | None = None,
     ) -> None:
         self.sockets = sockets
+        self.log_limits = log_limits
         self.installation = installation
         self.settings = settings
         self.place = place
@@ -208,6 +224,7 @@ class PlatformUnderTest:
             Finders(find, find),
             self.clock,
             sockets=self.sockets,
+            log_limits=self.log_limits,
         )
         self.call = Caller(self.platform.clients, self.tokens.mint_client()[0])
         self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
@@ -307,13 +324,19 @@ class PlatformUnderTest:
 
 @asynccontextmanager
 async def open_platform(
-    tmp_path: Path, behaviour: Choice, *, sockets: Limits | None = None, **settings: Any
+    tmp_path: Path,
+    behaviour: Choice,
+    *,
+    sockets: Limits | None = None,
+    log_limits: LogLimits | None = None,
+    **settings: Any,
 ) -> AsyncGenerator[PlatformUnderTest]:
     """A platform with its state in `tmp_path`; everything is closed at the end."""
-    place = FakePlace(behaviour)
+    clock = Clock()
+    place = FakePlace(behaviour, clock)
     chosen = Settings(state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", stop_grace=1, **settings)
     with Installation.open(chosen.state_dir) as installation:
-        under_test = PlatformUnderTest(installation, chosen, place, Clock(), sockets)
+        under_test = PlatformUnderTest(installation, chosen, place, clock, sockets, log_limits)
         await under_test.open()
         try:
             yield under_test

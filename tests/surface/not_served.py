@@ -45,17 +45,15 @@ GROUPS = (
         },
     ),
     Group(
-        "Session files and logs",
-        "a session's files are under its home, and its sandbox's output is shown by `cupola logs`",
+        "Session files",
+        "a session's files are under its home",
         {
             "sessions.files.delete": "DELETE /agents/{agent}/endpoint/sessions/{session}/files",
             "sessions.files.list": "GET /agents/{agent}/endpoint/sessions/{session}/files",
             "sessions.files.download": "GET /agents/{agent}/endpoint/sessions/{session}/files/content",
             "sessions.files.upload": "PUT /agents/{agent}/endpoint/sessions/{session}/files/content",
-            "sessions.logs": "GET /agents/{agent}/versions/{version}/sessions/{session}:logstream",
             "sessions.files.make_directory": "POST /agents/{agent}/endpoint/sessions/{session}/files/mkdir",
             "sessions.files.stat": "GET /agents/{agent}/endpoint/sessions/{session}/files/stat",
-            "sessions.logs_of_session": "GET /agents/{agent}/sessions/{session}:logstream",
         },
     ),
     Group(

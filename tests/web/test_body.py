@@ -17,7 +17,7 @@ from starlette.types import Message
 
 from cupola.errors import BadRequest, PayloadTooLarge
 from cupola.web import body
-from cupola.web.body import MAX_DEPTH, Upload, parse_object, read_model, read_object, read_upload
+from cupola.web.body import MAX_DEPTH, Upload, parse_object, read_model, read_object, read_pieces, read_upload
 from tests.support.multipart import as_azd, code_zip, encoded
 
 JSON = st.recursive(
@@ -132,3 +132,25 @@ async def test_a_caller_who_leaves_during_an_upload() -> None:
         await asyncio.wait_for(
             read_upload(request_of([sent["raw"][:1_500_000]], sent["headers"], leaves=True), 10**7), 5
         )
+
+
+async def test_pieces_come_as_they_are() -> None:
+    """A body of any kind, which need not say how long it is."""
+    pieces = read_pieces(request_of([b"ab", b"c"]), 3, "it")
+    assert [piece async for piece in pieces if piece] == [b"ab", b"c"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "4"}, {"content-length": "2"}])
+async def test_too_many_pieces(headers: Mapping[str, str]) -> None:
+    """The limit holds whatever was announced, and what was announced is believed if it is too much."""
+    pieces = read_pieces(request_of([b"ab", b"cd"], headers), 3, "a file")
+    if headers.get("content-length") != "4":
+        assert await anext(pieces) == b"ab"
+    with pytest.raises(PayloadTooLarge, match="the most that a file may have"):
+        await anext(pieces)
+
+
+async def test_pieces_that_break_off() -> None:
+    """A caller who leaves has sent no whole body."""
+    with pytest.raises(BadRequest, match="before the body was complete"):
+        [piece async for piece in read_pieces(request_of([b"ab"], leaves=True), 3, "it")]

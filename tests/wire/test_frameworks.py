@@ -1,6 +1,6 @@
 """Agents on the hosts of Agent Framework and of LangChain, unmodified: they keep their state with the platform.
 
-As code only: their images take minutes to build and show the same (`examples/*/agent/Dockerfile`).
+As code; `test_images.py` has the same talk with their containers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ every_framework = pytest.mark.parametrize("framework", ["agent-framework", "lang
 @every_framework
 def test_the_example_talks(run_script: RunScript, framework: str) -> None:
     """It answers, streams, calls its tool, and remembers a conversation and a chain."""
+    show_the_example_talks(run_script, framework)
+
+
+def show_the_example_talks(run_script: RunScript, framework: str, **environment: str) -> None:
     name = f"{framework}-{uuid4().hex[:10]}"
-    printed = run_script("newest", EXAMPLES / framework / "talk.py", AGENT_NAME=name)
+    printed = run_script("newest", EXAMPLES / framework / "talk.py", AGENT_NAME=name, **environment)
     assert "Hello! You said: What can you do?" in printed
     assert "Hello! You said: Tell me slowly." in printed
     assert 'order_status({"number": 17})' in printed

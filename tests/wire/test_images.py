@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
+from tests.support.served import built_image
+
 from .conftest import EXAMPLES, GENERATIONS, RunClient, RunScript
+from .deployed import ADAPTERS, AGENTS, endpoint
+from .packing import wait_until_active
+from .test_activity import message
+from .test_frameworks import every_framework, show_the_example_talks
 
 pytestmark = [pytest.mark.wire, pytest.mark.engine]
 
@@ -73,3 +81,34 @@ def test_a_container_without_an_adapter_is_deployed(run_script: RunScript, examp
     )
     assert "FastAPI heard: What can you do?" in printed
     assert "FastAPI heard: Tell me slowly." in printed
+
+
+@every_framework
+def test_the_container_of_a_framework_is_deployed(
+    run_script: RunScript, example_image: ExampleImage, framework: str
+) -> None:
+    """The hosts of Agent Framework and of LangChain, as containers: the same talk as from code."""
+    show_the_example_talks(run_script, framework, AGENT_IMAGE=example_image(framework))
+
+
+@pytest.mark.operation("activity.send")
+def test_an_activity_container_is_deployed(rest: httpx.Client, example_image: ExampleImage, tmp_path: Path) -> None:
+    """The activity adapter as a container, on the port and with the home that it has there."""
+    (tmp_path / "requirements.txt").write_text(ADAPTERS["activity"])
+    (tmp_path / "main.py").write_bytes((AGENTS / "activity" / "main.py").read_bytes())
+    (tmp_path / "Dockerfile").write_bytes((AGENTS.parent / "adapters" / "Dockerfile").read_bytes())
+    name = f"activity-{uuid4().hex[:10]}"
+    definition = {
+        "kind": "hosted",
+        "cpu": "1",
+        "memory": "2Gi",
+        "container_configuration": {"image": built_image("activity", tmp_path)},
+        "protocol_versions": [{"protocol": "activity", "version": "2.0.0"}],
+    }
+    created = rest.post(f"/agents/{name}/versions", json={"definition": definition})
+    assert created.status_code == 200, created.text
+    wait_until_active(rest, name, created.json()["version"])
+    answer = rest.post(endpoint(name, "activityProtocol"), json=message())
+    assert answer.status_code == 200, answer.text
+    assert [said["text"] for said in answer.json()["activities"]] == ["Echo: hello"]
+    rest.delete(f"/agents/{name}", params={"force": "true"}).raise_for_status()

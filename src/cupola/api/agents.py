@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cupola.agents import Agent, AgentVersion, check_agent_name
-from cupola.api.versions import Versions, is_forced, no_agent, refuse_active_sessions
+from cupola.agents import Agent, AgentVersion, check_agent_name, no_agent
+from cupola.api.versions import Versions, is_forced, refuse_active_sessions
 from cupola.errors import BadRequest, NotServed
 from cupola.sandboxes import reconcile
 from cupola.secrecy import brief
@@ -37,12 +37,14 @@ class Agents:
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
         on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
+        on_deleted: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._versions = versions
         self._provisioning = provisioning
         self._on_enabled = on_enabled
         self._on_endpoint = on_endpoint
+        self._on_deleted = on_deleted
 
     async def list(self, request: Request) -> Response:
         project = request.path_params["project"]
@@ -128,6 +130,7 @@ class Agents:
             versions = await self._store.write(finish)
             if not versions:
                 break
+        await self._on_deleted(agent.project, agent.name)
         self._on_enabled(agent.project, agent.name, True)  # of its name: the next agent to have it starts afresh
         self._on_endpoint(agent.project, agent.name, {})
         return json_reply({"object": "agent.deleted", "name": agent.name, "deleted": True})

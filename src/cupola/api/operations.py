@@ -55,7 +55,14 @@ _METADATA: Schema = {
     "maxProperties": 16,
 }
 _VERSION = {"api-version": _TEXT}
+_LOG_STREAM = {
+    **_VERSION,
+    "kind": {"enum": ["console", "system"]},
+    "tail": {"type": "integer", "minimum": 1, "maximum": 300},
+    "follow": _FLAG,
+}
 _FORCE = {**_VERSION, "force": _FLAG}
+_PATH = {**_VERSION, "path": _TEXT}
 _PAGE = {
     **_VERSION,
     "limit": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -98,9 +105,11 @@ _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20},
 
 _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliveryMode=_TEXT)
 
+_OWN = "/cupola/projects/{project}/agents/{agent}"
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
+_FILES = _ENDPOINT + "/sessions/{session}/files"
 _PROTOCOLS = _ENDPOINT + "/protocols"
 _A2A = _PROTOCOLS + "/a2a"
 _A2A_QUERY = {**_SESSION, "a2a-version": {"enum": ["0.3", "1.0"]}}
@@ -179,6 +188,52 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"DELETE {_ENDPOINT}/sessions/{{session}}": Operation(
         "sessions.delete", "Delete a session with its files", success=(204,), query=_VERSION
+    ),
+    # Files of sessions (§2.6)
+    f"PUT {_FILES}/content": Operation(
+        "sessions.files.upload",
+        "Upload a file to a session",
+        success=(201,),
+        query=_PATH,
+        bodies={"application/octet-stream": {"type": "string", "format": "binary"}},
+    ),
+    f"GET {_FILES}/content": Operation(
+        "sessions.files.download",
+        "Download a file of a session, or a part of it",
+        success=(200, 206),
+        query=_PATH,
+        reply=("application/octet-stream",),
+    ),
+    f"GET {_FILES}": Operation("sessions.files.list", "List a directory of a session", query={**_PAGE, "path": _TEXT}),
+    f"DELETE {_FILES}": Operation(
+        "sessions.files.delete",
+        "Delete a file or directory of a session",
+        success=(204,),
+        query={**_PATH, "recursive": _FLAG},
+    ),
+    f"POST {_FILES}/mkdir": Operation(
+        "sessions.files.make_directory",
+        "Make a directory in a session",
+        success=(201,),
+        query=_VERSION,
+        bodies=_json(_object("path", path=_TEXT)),
+    ),
+    f"GET {_FILES}/stat": Operation("sessions.files.stat", "Look at a file or directory of a session", query=_PATH),
+    # Logs (§2.7)
+    f"GET {_AGENT}/versions/{{version}}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs", "Follow a session's logs", query=_LOG_STREAM, reply=("text/event-stream",)
+    ),
+    f"GET {_AGENT}/sessions/{{session}}:logstream": Operation(
+        "sessions.logs_of_session",
+        "Follow a session's logs, whatever its version",
+        query=_LOG_STREAM,
+        reply=("text/event-stream",),
+    ),
+    f"GET {_AGENT}/versions/{{version}}/containers/default:logstream": Operation(
+        "agents.logs_of_version",
+        "Follow the logs of a version's sandboxes (retired)",
+        query={**_LOG_STREAM, "replica_name": _TEXT},
+        reply=("text/plain",),
     ),
     # Responses and conversations (§2.8, §2.9)
     "POST {openai}/responses": Operation(
@@ -284,6 +339,25 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"GET {_OWN}/logs": Operation(
+        "cupola.logs",
+        "Read and follow the logs of an agent's sandboxes",
+        query={
+            "session": _TEXT,
+            "version": _TEXT,
+            "since": _TEXT,
+            "phase": {"enum": ["start", "serve"]},
+            "tail": {"type": "integer", "minimum": 1},
+            "follow": _FLAG,
+        },
+        reply=("application/x-ndjson",),
+    ),
+    f"GET {_OWN}/warm": Operation("cupola.list_warm_pools", "List an agent's warm pools"),
+    f"POST {_OWN}/versions/{{version}}:warm": Operation(
+        "cupola.resize_warm_pool",
+        "Change how many sandboxes of a version wait for new sessions",
+        bodies=_json(_object("warm_pool", warm_pool={"type": ["integer", "null"], "minimum": 0, "maximum": 100})),
+    ),
     "GET /cupola/health": Operation("cupola.health", "Whether the platform answers"),
     "GET /cupola/status": Operation("cupola.status", "What runs"),
     "GET /openapi.json": Operation("cupola.openapi", "This document"),

@@ -17,13 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cupola.agents import LATEST, Agent, AgentVersion
-from cupola.errors import BadRequest, Conflict, CupolaError, Forbidden, NotFound
+from cupola.api.owned import agent_of, caller_of, require_enabled, session_of
+from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.ready import Sandboxes, check_owner
-from cupola.sessions import Desired, Session, check_session_id
+from cupola.secrecy import brief
+from cupola.sessions import Session, check_session_id
 from cupola.store import Store
-from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
@@ -67,9 +68,9 @@ class Sessions:
 
     async def create(self, request: Request) -> Response:
         """`POST sessions`: 201 at once; the sandbox starts behind it."""
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         wanted = _read_new(read_model(NewSession, await read_object(request)))
-        _require_enabled(agent)
+        require_enabled(agent)
         if wanted.agent_session_id is not None:
             await self._require_unused(agent, wanted.agent_session_id)
         indicator = wanted.version_indicator
@@ -82,7 +83,7 @@ class Sessions:
         return json_reply(self._show(await self._session(request)))
 
     async def list(self, request: Request) -> Response:
-        agent, caller = await self._agent(request), _caller(request)
+        agent, caller = await agent_of(request, self._store), caller_of(request)
         page = page_from(request.query_params)
         mine = None if caller.role.covers(Role.OPERATOR) else caller.user
         found = await self._store.read(lambda conn: rows.list_sessions(conn, agent.project, agent.name, page, mine))
@@ -111,10 +112,10 @@ class Sessions:
         await asyncio.gather(*self._starts, return_exceptions=True)
 
     async def _begin(self, agent: Agent, version: AgentVersion, caller: Caller, session_id: str | None) -> Session:
-        if session_id is None:
-            warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
-            if warm is not None and warm.session is not None:
-                return warm.session
+        warm = await self._sandboxes.adopt_warm(version, caller.user, session_id)
+        if warm is not None and warm.session is not None:
+            check_owner(warm.session, caller.user)
+            return warm.session
         session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
         task = asyncio.create_task(self._start(session, agent, version))
         self._starts.add(task)
@@ -140,21 +141,8 @@ class Sessions:
                 param="agent_session_id",
             )
 
-    async def _agent(self, request: Request) -> Agent:
-        project, name = request.path_params["project"], request.path_params["agent"]
-        agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, name))
-        if agent is None:
-            raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
-        return agent
-
     async def _session(self, request: Request) -> Session:
-        agent, caller, wanted = await self._agent(request), _caller(request), request.path_params["session"]
-        session = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, wanted))
-        if session is None or session.desired is Desired.DELETED:
-            raise NotFound(f"Agent '{agent.name}' has no session '{wanted}'.", param="agent_session_id")
-        if not caller.role.covers(Role.OPERATOR):
-            check_owner(session, caller.user)
-        return session
+        return await session_of(request, await agent_of(request, self._store), self._store)
 
     def _show(self, session: Session) -> dict[str, Any]:
         live = self._sandboxes.live_of(session.key)
@@ -187,27 +175,13 @@ def _read_new(new: NewSession) -> NewSession:
         return new
     if indicator.type != "version_ref":
         raise BadRequest(
-            f"'version_indicator.type' is '{indicator.type[:80]}'; it must be 'version_ref'.",
+            f"'version_indicator.type' is {brief(indicator.type)}; it must be 'version_ref'.",
             param="version_indicator.type",
         )
     if indicator.agent_version == LATEST or indicator.agent_version.startswith("@"):
         raise BadRequest(
-            f"'version_indicator.agent_version' is '{indicator.agent_version[:80]}'; aliases are not accepted here. "
+            f"'version_indicator.agent_version' is {brief(indicator.agent_version)}; aliases are not accepted here. "
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )
     return new
-
-
-def _require_enabled(agent: Agent) -> None:
-    """A disabled agent gets no new sessions; those that it has can be seen and ended."""
-    if not agent.enabled:
-        raise Forbidden(
-            f"Agent '{agent.name}' is disabled; its endpoint takes no requests until it is enabled again.",
-            code="agent_disabled",
-        )
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["cupola.caller"]
-    return caller

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,13 +18,16 @@ from starlette.responses import Response
 from cupola.advice import warnings_of
 from cupola.agents import (
     MAX_VERSIONS,
+    WARM_POOL,
     Agent,
     AgentVersion,
     Definition,
     VersionStatus,
     check_agent_name,
+    declared_pool,
     draft_name,
     latest_of,
+    no_agent,
     without_version,
 )
 from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
@@ -72,7 +75,10 @@ class Made:
 
 
 class Versions:
-    """Handlers, and the one way in which versions come into being (`make`)."""
+    """Handlers, and the one way in which versions come into being (`make`).
+
+    `on_change` is told when a version was asked for: also one that exists may have been given another warm pool.
+    """
 
     def __init__(
         self,
@@ -83,7 +89,9 @@ class Versions:
         azure_limits: bool = False,
         host_memory: int | None = None,
         clock: Callable[[], float] = time.time,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_change = on_change
         self._store = store
         self._provisioning = provisioning
         self._places = places
@@ -176,6 +184,7 @@ class Versions:
         `agent_exists` is what the caller counts on, None if either is fine: Conflict where a new agent is there
         already, NotFound where an old one is gone. Endpoint and card of the body are set in the same step.
         """
+        declared_pool(new.fields.metadata or {})
         sha256 = None if new.package is None else new.package.sha256
         definition = read_definition(new.fields.definition, code_sha256=sha256, azure_limits=self._azure_limits)
         if agent_exists is not None:
@@ -205,6 +214,7 @@ class Versions:
             made = await self._store.write(change)
         if made.version.status is VersionStatus.CREATING:
             self._provisioning.wake(made.version)
+        self._on_change()
         return made
 
     def _keep(self, package: Package) -> None:
@@ -291,12 +301,16 @@ class _Order:
     content: str | None
     warnings: tuple[str, ...]
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.fields.metadata or {}
+
 
 def _next(agent: Agent, versions: Sequence[AgentVersion], order: _Order, now: float) -> tuple[Agent, AgentVersion]:
     """The version that fulfils the order, and its agent: the latest of `versions` (newest first), or a new one."""
     latest = latest_of(versions)
     if latest is not None and not order.fields.draft and _is_same(latest, order):
-        return agent, latest
+        return agent, latest.with_pool_of(order.metadata)
     if len(versions) >= MAX_VERSIONS:
         raise BadRequest(
             f"Agent '{agent.name}' has {len(versions)} versions; {MAX_VERSIONS} are the most there may be. "
@@ -314,9 +328,10 @@ def _next(agent: Agent, versions: Sequence[AgentVersion], order: _Order, now: fl
         definition=order.definition,
         created_at=now,
         description=order.fields.description,
-        metadata=order.fields.metadata or {},
+        metadata=order.metadata,
         draft=draft,
         warnings=order.warnings,
+        warm_pool=declared_pool(order.metadata),
     )
 
 
@@ -328,12 +343,17 @@ def _is_same(latest: AgentVersion, order: _Order) -> bool:
         latest.status in (VersionStatus.ACTIVE, VersionStatus.CREATING)
         and latest.definition.digest() == order.definition.digest()
         and latest.description == order.fields.description
-        and dict(latest.metadata) == (order.fields.metadata or {})
+        and _but_the_pool(latest.metadata) == _but_the_pool(order.metadata)
     )
 
 
+def _but_the_pool(metadata: Mapping[str, str]) -> dict[str, str]:
+    """How many sandboxes wait is no part of what they are: another number takes effect without a new version."""
+    return {key: value for key, value in metadata.items() if key != WARM_POOL}
+
+
 def _newest_first(version: AgentVersion, versions: Sequence[AgentVersion]) -> Sequence[AgentVersion]:
-    return versions if version in versions else [version, *versions]
+    return versions if any(known.key == version.key for known in versions) else [version, *versions]
 
 
 async def _package_of(request: Request, upload: Upload) -> Package:
@@ -347,7 +367,3 @@ async def _package_of(request: Request, upload: Upload) -> Package:
             param="x-ms-code-zip-sha256",
         )
     return Package(upload.code, found)
-
-
-def no_agent(project: str, name: str) -> NotFound:
-    return NotFound(f"Agent {brief(name)} does not exist in project {brief(project)}.", param="agent_name")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from cupola.conversations import Conversation, stored_item
 from cupola.errors import BadRequest, NotFound
 from cupola.identity import SandboxIdentity
+from cupola.secrecy import brief
 from cupola.store import Store
 from cupola.store import conversations as rows
 from cupola.store import sessions as session_rows
@@ -60,7 +61,7 @@ class ConversationItems:
         conversation = await self._store.read(question)
         if conversation is None:
             raise NotFound(
-                f"Conversation '{wanted}' does not exist for the user whose session '{identity.session}' is.",
+                f"Conversation {brief(wanted)} does not exist for the user whose session '{identity.session}' is.",
                 param="conversation_id",
             )
         return conversation

@@ -8,17 +8,49 @@ Call ids carry their session and stay valid for it, also after a restart and in 
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cupola.errors import BadRequest, Forbidden
+from cupola.errors import BadRequest, Forbidden, Unauthenticated
 from cupola.identity import SandboxIdentity
 from cupola.store import Store
+from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
 from cupola.web.auth import Tokens
 
 CALL_ID = "x-agent-foundry-call-id"
 OLDER_KEY = "x-agent-user-isolation-key"
+
+
+class SessionNow:
+    """Which session a sandbox serves that got its token while it was warm: such a token names none.
+
+    The token follows the sandbox: it acts for nobody while that waits, then for the session that has adopted it, and
+    is worth nothing once the sandbox is gone.
+    """
+
+    def __init__(self, app: ASGIApp, store: Store) -> None:
+        self._app = app
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identity = scope.get("cupola.sandbox")
+        if identity is not None and not identity.session:
+            scope["cupola.sandbox"] = replace(identity, session=await self._session_of(identity))
+        await self._app(scope, receive, send)
+
+    async def _session_of(self, identity: SandboxIdentity) -> str:
+        row = await self._store.read(lambda conn: sandbox_rows.get_sandbox(conn, identity.sandbox))
+        if row is None:
+            raise Unauthenticated("This sandbox does not belong to the platform any more.")
+        if row.session is None:
+            raise Forbidden(
+                f"Sandbox '{identity.sandbox}' is warm: it serves no session yet, so it cannot act for a user.",
+                code="session_not_accessible",
+            )
+        return row.session
 
 
 def sandbox_of(request: Request) -> SandboxIdentity:

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from cupola import ids, state
 from cupola.callbacks.owner import CALL_ID, sandbox_of, user_of_call
 from cupola.errors import BadRequest, Conflict, Forbidden, NotFound
+from cupola.secrecy import brief
 from cupola.state import StateItem, StateItemRef, StateStore
 from cupola.store import Page, Store
 from cupola.store import agents as agent_rows
@@ -141,7 +142,7 @@ class StateStores:
 
         item = await self._store.read(question)
         if item is None:
-            raise NotFound(f"Item '{key}' does not exist.", param="key")
+            raise NotFound(f"Item {brief(key)} does not exist.", param="key")
         return _reply({**show_key(item), "value": item.value})
 
     async def delete_item(self, request: Request) -> Response:
@@ -238,7 +239,7 @@ def _load(conn: Any, request: Request) -> StateStore:
     sandbox, name = sandbox_of(request), _name(request)
     store = rows.get_store(conn, sandbox.project, sandbox.agent, name)
     if store is None:
-        raise NotFound(f"State store '{name}' does not exist.", param="name")
+        raise NotFound(f"State store {brief(name)} does not exist.", param="name")
     return store
 
 

@@ -47,8 +47,7 @@ class SandboxTokens:
 
     async def get(self, request: Request) -> Response:
         sandbox_id = self._tokens.sandbox_of_secret(request.headers.get("x-identity-header", ""))
-        found = await self._store.read(rows.all_sandboxes)
-        row = next((row for row in found if row.id == sandbox_id), None)
+        row = await self._store.read(lambda conn: rows.get_sandbox(conn, sandbox_id))
         if row is None:
             raise Unauthenticated("This sandbox does not belong to the platform any more.")
         identity = SandboxIdentity(row.project, row.agent, row.version, row.session_id, row.id)

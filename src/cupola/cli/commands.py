@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cupola import __version__
-from cupola.cli import doctor, down, env, run, status, tokens, up
+from cupola.cli import doctor, down, env, run, status, tokens, up, warm
 
 _HELP = "Azure AI Foundry hosted agents, anywhere: `cupola up`, then `cupola run -- python your_client.py`."
 
@@ -28,6 +28,7 @@ def app() -> typer.Typer:
     app.command()(env.env)
     app.command(context_settings={"allow_interspersed_args": False})(run.run)
     app.command()(doctor.doctor)
+    app.command()(warm.warm)
     app.add_typer(tokens.app(), name="tokens")
     return app
 

@@ -7,6 +7,7 @@ from typing import Any
 from cupola.cli.options import Output, OutputOption, StateDir
 from cupola.cli.output import say, say_json, say_table
 from cupola.cli.state_dir import chosen_state_dir, running_in
+from cupola.cli.warm import spoken
 from cupola.installation import Running
 
 _COUNTS = ("agents", "versions", "sessions", "sandboxes")
@@ -25,7 +26,7 @@ def status(state_dir: StateDir = None, output: OutputOption = Output.TEXT) -> No
         say_json({**counts, **running.to_json(), "uptime_seconds": round(uptime, 1), "state_dir": str(directory)})
         return
     say(f"Cupola runs (pid {running.pid}, up {_spoken(uptime)}).")
-    say_table([*_where(running), ("state", str(directory)), *_how_many(counts)])
+    say_table([*_where(running), ("state", str(directory)), *_how_many(counts), *_waiting(counts)])
 
 
 def _where(running: Running) -> list[tuple[str, str]]:
@@ -34,6 +35,11 @@ def _where(running: Running) -> list[tuple[str, str]]:
 
 def _how_many(counts: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(counts[name])) for name in _COUNTS if name in counts]
+
+
+def _waiting(counts: dict[str, Any]) -> list[tuple[str, str]]:
+    pools = [pool for pool in counts.get("warm_pools", ()) if pool["wanted"]]
+    return [(f"warm {pool['agent']}:{pool['version']}", spoken(pool)) for pool in pools]
 
 
 def _spoken(seconds: float) -> str:

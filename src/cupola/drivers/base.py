@@ -10,11 +10,14 @@ Contract tests for every driver: `tests/contract/test_drivers.py`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, Self
+
+from cupola.files import HOME, Entry, HomePath
+from cupola.runs import OutputLine
 
 LABEL_INSTALLATION = "cupola.installation"
 LABEL_SANDBOX = "cupola.sandbox"
@@ -23,8 +26,11 @@ LABEL_AGENT = "cupola.agent"
 LABEL_VERSION = "cupola.version"
 LABEL_SESSION = "cupola.session"
 
-SANDBOX_HOME = "/home/session"
+SANDBOX_HOME = HOME
 """`HOME` inside a sandbox that has a file system of its own (container-contract.md §1)."""
+
+LONGEST_LINE = 16 * 1024
+"""Bytes of a line that are kept together; engines cut there too."""
 
 SANDBOX_PORT = 8088
 """The port that a container listens on unless `PORT` says otherwise (container-contract.md §1)."""
@@ -146,6 +152,17 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What a sandbox has written, in the order in which it was seen, and the driver's own word for the place behind it.
+
+    `mark` is plain text, saved by the caller with the lines, and good after a restart.
+    """
+
+    lines: Sequence[OutputLine]
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """A TCP socket that listens inside a sandbox; `host` as the sandbox bound it (`0.0.0.0`, `127.0.0.1`, `::`)."""
 
@@ -171,6 +188,63 @@ class CallbackReach:
 
 Report = Callable[[str], None]
 """Takes one line about the progress of a slow step (a pull), for people to read."""
+
+
+class OpenFile(Protocol):
+    """A file of a home that is being read. What replaces it under its name meanwhile does not change it.
+
+    `tag` is another one whenever the content may be another.
+    """
+
+    entry: Entry
+    tag: str
+
+    def read(self, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The bytes from `start` up to `end`, neither beyond the size of `entry`, in pieces.
+
+        Raises `Conflict` when the file was cut short meanwhile.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class HomeFiles(Protocol):
+    """The files of one lasting home. No sandbox is needed for them; one that runs may change them at any time.
+
+    No call leaves the home: symbolic links are never followed, whenever they were made, and what is neither file nor
+    directory is never opened. All raise `NotFound` for what is not there, `Conflict` for what stands in the way, each
+    naming `path`, and `SetupError` with code `storage_full` when there is no room.
+    """
+
+    async def stat(self, path: HomePath) -> Entry:
+        """What stands there; a link is described itself."""
+        ...
+
+    async def list(self, path: HomePath) -> Sequence[Entry]:
+        """What stands directly in a directory, in no particular order."""
+        ...
+
+    async def open(self, path: HomePath) -> OpenFile:
+        """A file to read; the caller closes it."""
+        ...
+
+    async def write(self, path: HomePath, pieces: AsyncIterable[bytes]) -> int:
+        """Puts a file there, and its parents; how many bytes it has.
+
+        It appears whole, in place of any file or link of that name, or (on any error, those of `pieces` too) not at
+        all. Sandboxes may read, change and delete it. A directory in its place is a `Conflict`, found before the
+        first piece is asked for.
+        """
+        ...
+
+    async def make_directory(self, path: HomePath) -> None:
+        """Makes a directory and its parents. One that is there is done."""
+        ...
+
+    async def delete(self, path: HomePath, *, recursive: bool) -> None:
+        """Deletes a file, a link or a directory; one that is not empty only if `recursive`, else `Conflict`."""
+        ...
 
 
 class Driver(Protocol):
@@ -210,8 +284,21 @@ class Driver(Protocol):
         """Looks at a sandbox. A handle that names nothing (any more) is `GONE`, never an error."""
         ...
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done."""
+        ...
+
     async def stop(self, handle: Handle, grace: float) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL, then removes everything but home and output. Unknown handles are done."""
+        """As `end`, then removes everything but the home. Unknown handles are done."""
+        ...
+
+    def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        """What the sandbox has written behind the mark `after` (None: from the beginning) and goes on to write.
+
+        Ends when the sandbox has ended, or is gone, and all is read. Asking for the next piece says that those before
+        are kept: the driver may let go of them. It costs next to nothing while the sandbox is silent. A line longer
+        than `LONGEST_LINE` comes in pieces.
+        """
         ...
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
@@ -227,6 +314,17 @@ class Driver(Protocol):
 
     async def list(self) -> Sequence[Found]:
         """Every sandbox of this installation that exists here, running or not."""
+        ...
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        """Makes a lasting home as the first start of a sandbox of `image` would. One that is there is done.
+
+        `image` is None for code.
+        """
+        ...
+
+    async def home_files(self, home: str) -> HomeFiles | None:
+        """The files of a home; None when there is no such home (yet)."""
         ...
 
     async def delete_home(self, home: str) -> None:

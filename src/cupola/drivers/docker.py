@@ -17,6 +17,7 @@ import math
 import os
 import tarfile
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,16 +35,18 @@ from cupola.drivers.base import (
     CodeSource,
     Found,
     Handle,
+    HomeFiles,
     ImageSource,
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
-from cupola.drivers.docker_connect import ANSWER_TIMEOUT, open_engine, read_traits
+from cupola.drivers.docker_connect import ANSWER_TIMEOUT, FOLLOWING, open_engine, read_traits
 from cupola.drivers.docker_container import (
     DRIVER,
     NOWHERE,
@@ -53,8 +56,8 @@ from cupola.drivers.docker_container import (
     explain_start,
     has_unprivileged_user,
     home_name,
+    home_volume,
     inspected_address,
-    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -68,6 +71,7 @@ from cupola.drivers.docker_engine import (
     runs_natively,
 )
 from cupola.drivers.docker_errors import NO_ENGINE, engine_errors, unless_gone, unreachable
+from cupola.drivers.docker_homes import DockerHomes
 from cupola.drivers.docker_images import (
     PullProgress,
     Reference,
@@ -85,7 +89,11 @@ from cupola.drivers.docker_network import (
     remove_installation_networks,
     remove_network,
 )
+from cupola.drivers.docker_output import LogReader
 from cupola.errors import Conflict, StartFailed
+
+FOLLOW_AGAIN = (0.1, 5.0)
+"""Seconds until the log of a sandbox that still runs is asked for again: the first pause, and the longest."""
 
 NETWORK = "network"
 """The key in `Handle.extra` under which a sandbox's own network stands, where it has one."""
@@ -145,6 +153,7 @@ class DockerDriver:
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
+        self._homes = DockerHomes(client, installation)
 
     @property
     def about(self) -> str:
@@ -209,6 +218,12 @@ class DockerDriver:
             return Observation(Life.GONE)
         return observation(shown["State"], told_of_memory=not place.traits.podman)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        container = self._client.containers.container(handle.reference)
+        with engine_errors("end a sandbox"):
+            async with asyncio.timeout(grace + ANSWER_TIMEOUT):
+                await unless_gone(container.stop(t=math.ceil(grace)))
+
     async def stop(self, handle: Handle, grace: float) -> None:
         container = self._client.containers.container(handle.reference)
         with engine_errors("stop a sandbox"):
@@ -228,6 +243,37 @@ class DockerDriver:
                     raise
                 return []  # gone, or (Podman) never started
 
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        pause, longest = FOLLOW_AGAIN
+        while True:
+            running = (await self.poll(handle)).life is Life.RUNNING
+            async with aclosing(self._read_log(handle, after, running)) as pieces:
+                async for piece in pieces:
+                    after = piece.mark
+                    yield piece
+            if not running:
+                return
+            # The log ends with the sandbox, which may still be going, or with the engine.
+            await asyncio.sleep(pause)
+            pause = min(longest, pause * 2)
+
+    async def _read_log(self, handle: Handle, after: str | None, running: bool) -> AsyncGenerator[Output]:
+        reader = LogReader(after)
+        query = {**reader.query, "follow": int(running)}
+        path = f"containers/{handle.reference}/logs"
+        with engine_errors("follow the output of a sandbox"):
+            try:
+                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply:
+                    async for data in reply.content.iter_any():
+                        if lines := reader.feed(data):
+                            yield Output(lines, reader.mark)
+            except DockerError as error:
+                if error.status == NO_ENGINE:
+                    raise
+                return  # gone, or (Podman) never started
+        if not running and (lines := reader.rest()):
+            yield Output(lines, reader.mark)
+
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         with engine_errors("look at the sockets of a sandbox"):
             shown = await self._show(handle)
@@ -242,6 +288,12 @@ class DockerDriver:
         with engine_errors("list sandboxes"):
             containers = await self._client.containers.list(all=True, filters={"label": [label]})
         return [self._found(container._container, place) for container in containers]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        await self._homes.make(home, image, (await self._find_place()).traits)
+
+    async def home_files(self, home: str) -> HomeFiles | None:
+        return await self._homes.files(home, (await self._find_place()).traits)
 
     async def delete_home(self, home: str) -> None:
         name = home_name(self._installation, home)
@@ -322,7 +374,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(labelled_home(spec, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._client.volumes.create(home_volume(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:
@@ -337,7 +389,7 @@ class DockerDriver:
         return self._unprivileged[image] and home not in self._opened_homes
 
     async def _open_home(self, container: DockerContainer, home: str) -> None:
-        """Makes a home writable for any user of the sandbox, as `/tmp` is. May be repeated."""
+        """Makes a home writable for any user of the sandbox. May be repeated."""
         above = str(PurePosixPath(SANDBOX_HOME).parent)  # engines leave the mode of the place itself alone
         with engine_errors("make the home of a sandbox writable"):
             await container.put_archive(above, _open_home_archive())  # type: ignore[no-untyped-call]  # aiodocker
@@ -414,7 +466,7 @@ def _open_home_archive() -> bytes:
     It ends with the two empty blocks that end an archive: Podman stops reading there, and takes more for an error.
     """
     entry = tarfile.TarInfo(PurePosixPath(SANDBOX_HOME).name)
-    entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o777  # not sticky: the user may delete what was uploaded
     return entry.tobuf() + bytes(2 * tarfile.BLOCKSIZE)
 
 

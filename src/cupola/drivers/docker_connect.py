@@ -30,6 +30,9 @@ CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 120.0
 """Seconds for any single answer of the engine but pulls and stops: disks of laptops can be that slow."""
 
+FOLLOWING = aiohttp.ClientTimeout()
+"""None: a sandbox may be silent for days."""
+
 
 async def open_engine(environ: Mapping[str, str], home: Path) -> tuple[Docker, EngineTraits]:
     """A client of the first engine that can be used, which the caller closes. Raises `DriverUnavailable`."""
@@ -53,6 +56,7 @@ async def _open(candidate: Candidate) -> tuple[Docker, EngineTraits]:
         client = Docker(url=candidate.url, timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT))
     except ValueError as error:
         raise DriverUnavailable(str(error)) from error
+    client.connector._limit = 0  # every sandbox that is followed holds a connection
     try:
         return client, await _check(client, candidate)
     except BaseException:

@@ -122,19 +122,24 @@ def environment(spec: SandboxSpec) -> Mapping[str, str]:
 
 def _mounts(spec: SandboxSpec, installation: str) -> list[dict[str, Any]]:
     return [
-        {
-            "Type": "volume",
-            "Source": home_name(installation, spec.home),
-            "Target": SANDBOX_HOME,
-            "VolumeOptions": {"Labels": {LABEL_INSTALLATION: installation}},
-        },
+        home_mount(spec.home, installation),
         {"Type": "bind", "Source": str(spec.ca_bundle.absolute()), "Target": CA_BUNDLE, "ReadOnly": True},
     ]
 
 
-def labelled_home(spec: SandboxSpec, installation: str) -> dict[str, Any]:
-    """The body of `POST /volumes/create` for the home of a sandbox; one that exists stays as it is."""
-    return {"Name": home_name(installation, spec.home), "Labels": {LABEL_INSTALLATION: installation}}
+def home_mount(home: str, installation: str) -> dict[str, Any]:
+    """The volume of a home, in its place; one that is not there yet is made with it."""
+    return {
+        "Type": "volume",
+        "Source": home_name(installation, home),
+        "Target": SANDBOX_HOME,
+        "VolumeOptions": {"Labels": {LABEL_INSTALLATION: installation}},
+    }
+
+
+def home_volume(home: str, installation: str) -> dict[str, Any]:
+    """The body of `POST /volumes/create` for a home; one that exists stays as it is."""
+    return {"Name": home_name(installation, home), "Labels": {LABEL_INSTALLATION: installation}}
 
 
 def has_unprivileged_user(image: Mapping[str, Any]) -> bool:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
@@ -29,12 +32,15 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
+from cupola.drivers.fake_files import FakeFiles
 from cupola.errors import StartFailed
+from cupola.runs import OutputLine, Stream
 
 KILLED = 137
 """The exit code of a process that SIGKILL ended."""
@@ -80,6 +86,18 @@ class Moment(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """The adapters' snapshot hooks: the statuses with which they answer; `released` is waited for before `after`."""
+
+    before: int = 200
+    after: int = 200
+    released: asyncio.Event | None = None
+
+
+NAMES_HOOKS = "azure-ai-agentserver-core/2.3.0b2 (python/3.11) azure-ai-agentserver-responses/2.4.0b1 (python/3.11)"
+
+
+@dataclass(frozen=True, slots=True)
 class Behaviour:
     """How the sandboxes of one source behave.
 
@@ -88,7 +106,8 @@ class Behaviour:
     `GET /readiness`, None to never answer, and `ready` what comes with it. `exit_code` ends the sandbox as soon as it
     has started, `out_of_memory` with the kernel's signal. A `wrong_port` is listened to beside the one that is asked;
     a `local_only` sandbox says it bound 127.0.0.1, and like a container that did so, is not reached. `stubborn` ignores
-    SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other.
+    SIGTERM. Without an `upgrade`, a request for another protocol is a request like any other. With `hooks` it is an
+    official adapter's container that can be given its session after its start.
     """
 
     fails: StartFailed | None = None
@@ -104,6 +123,7 @@ class Behaviour:
     output: tuple[str, ...] = ("listening",)
     handler: Handler = not_found
     upgrade: Upgrade | None = None
+    hooks: Hooks | None = None
     on_sigterm: Callable[[FakeSandbox], None] | None = None
 
     async def reach(self, moment: Moment, phases: Sequence[str]) -> None:
@@ -122,9 +142,12 @@ class FakeSandbox:
         self.behaviour = behaviour
         self.readiness = behaviour.readiness
         self.files = place.homes.setdefault(spec.home, {})
-        self.output: list[str] = []
+        self.output: list[OutputLine] = []
+        self.place = place
+        self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.restored: Mapping[str, str] = {}
         self.address: Address | None = None
         self.observation: Observation | None = None
         self._ended = asyncio.Event()
@@ -137,7 +160,8 @@ class FakeSandbox:
         port = str(self.address.port) if self.address else ""
         bundle = str(self.spec.ca_bundle)
         added = {"HOME": SANDBOX_HOME, "PORT": port, "DEFAULT_AD_PORT": port}
-        return {**self.spec.environment, **added, "SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
+        bundles = {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
+        return {**self.spec.environment, **added, **bundles, **self.restored}
 
     async def start(self) -> Address:
         """Listens, and plays what the behaviour says happens at once."""
@@ -149,7 +173,8 @@ class FakeSandbox:
         if self.behaviour.wrong_port or self.behaviour.local_only:
             server.close()
         self.observation = Observation(Life.RUNNING)
-        self.output.extend(self.behaviour.output)
+        for line in self.behaviour.output:
+            self.print(line)
         if self.behaviour.out_of_memory:
             self.run_out_of_memory()
         elif self.behaviour.exit_code is not None:
@@ -163,6 +188,16 @@ class FakeSandbox:
         self._servers.append(server)
         await server.start_serving()
         return server
+
+    def print(self, text: str, stream: Stream = Stream.STDOUT) -> None:
+        """Writes a line of output."""
+        self.output.append(OutputLine(self.place.clock(), stream, text))
+        self.written.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, or has never begun."""
+        return self._ended.is_set() or self.observation is None
 
     def exit(self, code: int) -> None:
         """The process ends: nobody listens, open requests break off."""
@@ -180,6 +215,7 @@ class FakeSandbox:
         for connection in self._connections:
             connection.cancel()
         self._ended.set()
+        self.written.set()
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -251,9 +287,26 @@ class FakeSandbox:
             if self.readiness is None:
                 await asyncio.Event().wait()
             reply = replace(self.behaviour.ready, status=self.readiness or 500)
+            if self.behaviour.hooks is not None:
+                reply = replace(reply, headers={**reply.headers, "x-platform-server": NAMES_HOOKS})
+        elif self.behaviour.hooks is not None and request.path == "/_agent/before-snapshot":
+            reply = Reply(self.behaviour.hooks.before)
+        elif self.behaviour.hooks is not None and request.path == "/_agent/after-restore":
+            reply = await self._restore(self.behaviour.hooks, json.loads(request.body)["session_context"])
         else:
             reply = await self.behaviour.handler(self, request)
         await write_reply(writer, reply)
+
+    async def _restore(self, hooks: Hooks, context: Mapping[str, Any]) -> Reply:
+        """Takes one session, and refuses a second, as the adapters do."""
+        if hooks.released is not None:
+            await hooks.released.wait()
+        session = self.environment.get("FOUNDRY_AGENT_SESSION_ID", context["session_id"])
+        if session != context["session_id"]:
+            return Reply(409, {}, b'{"error": {"code": "session_mismatch"}}')
+        if hooks.after == 200:
+            self.restored = context["session_env_overrides"]
+        return Reply(hooks.after)
 
 
 async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:
@@ -304,12 +357,17 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 
 
 class FakePlace:
-    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session."""
+    """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
 
-    def __init__(self, behaviour: Choice | None = None) -> None:
+    While it is `full`, nothing can be uploaded to a home. `clock` gives the unix seconds that lines of output bear.
+    """
+
+    def __init__(self, behaviour: Choice | None = None, clock: Callable[[], float] = time.time) -> None:
         self.behaviour: Choice = behaviour or Behaviour()
+        self.clock = clock
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.homes: dict[str, dict[str, bytes]] = {}
+        self.full = False
         self.images: dict[str, str] = {}
         self.starts: Counter[str] = Counter()
         self.stops: Counter[str] = Counter()
@@ -371,20 +429,40 @@ class FakeDriver:
             return Observation(Life.GONE)
         return sandbox.observation
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        if sandbox is None or sandbox.observation is None:
+            return
+        sandbox.terminate()
+        await sandbox.wait(grace)
+        await sandbox.aclose()
+
     async def stop(self, handle: Handle, grace: float) -> None:
         sandbox = self.place.sandboxes.get(handle.reference)
         if sandbox is None:
             return
-        if sandbox.observation is not None:
-            sandbox.terminate()
-            await sandbox.wait(grace)
+        await self.end(handle, grace)
         await sandbox.aclose()
         if self.place.sandboxes.pop(handle.reference, None) is not None:
             self.place.stops[sandbox.spec.labels.get(LABEL_SESSION, "")] += 1
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         sandbox = self.place.sandboxes.get(handle.reference)
-        return [] if sandbox is None or tail <= 0 else sandbox.output[-tail:]
+        return [] if sandbox is None or tail <= 0 else [line.text for line in sandbox.output[-tail:]]
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        position = int(after or 0)
+        while sandbox is not None:
+            sandbox.written.clear()
+            ended = sandbox.ended
+            if lines := sandbox.output[position:]:
+                position += len(lines)
+                yield Output(lines, str(position))
+            elif ended:
+                return
+            else:
+                await sandbox.written.wait()
 
     async def listeners(self, handle: Handle) -> Sequence[Listener] | None:
         sandbox = self.place.sandboxes.get(handle.reference)
@@ -396,6 +474,13 @@ class FakeDriver:
             for sandbox in self.place.sandboxes.values()
             if sandbox.spec.labels.get(LABEL_INSTALLATION) == self._installation
         ]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        self.place.homes.setdefault(home, {})
+
+    async def home_files(self, home: str) -> FakeFiles | None:
+        files = self.place.homes.get(home)
+        return None if files is None else FakeFiles(files, lambda: self.place.full)
 
     async def delete_home(self, home: str) -> None:
         self.place.homes.pop(home, None)

@@ -17,14 +17,17 @@ listens on this machine, other sandboxes included. Images cannot run here at all
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from cupola.drivers import bubblewrap as bwrap
 from cupola.drivers import cgroups
@@ -41,21 +44,29 @@ from cupola.drivers.base import (
     Life,
     Listener,
     Observation,
+    Output,
     Report,
     SandboxSpec,
     Source,
     Step,
 )
+from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
+from cupola.drivers.process_output import Tail
 from cupola.drivers.process_surroundings import Surroundings, look_around
+from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
-
-T = TypeVar("T")
 
 HOST = "127.0.0.1"
 
 TICK = 0.01
 """Seconds between looks at a process that was told to end."""
+
+LOOKS_AT_OUTPUT = (0.05, 1.0)
+"""Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
+
+PORTS = range(20_000, 32_768)
+"""Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
 
 KILL_PATIENCE = 10.0
 """Seconds that the kernel gets to remove killed processes; more only passes when a disk hangs."""
@@ -117,14 +128,14 @@ class ProcessDriver:
         surroundings = await self.surroundings()
         try:
             async with self._reserving:
-                record = await _finished(asyncio.to_thread(self._reserve, spec, surroundings))
+                record = await finished(asyncio.to_thread(self._reserve, spec, surroundings))
         except OSError as error:
             raise StartFailed(
                 f"The sandbox's directories in {self._files.root} could not be made: {error}.", phase="create"
             ) from error
         yield self._handle(record)
         try:
-            record = await _finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
+            record = await finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
         except OSError as error:
             raise StartFailed(f"The agent's process could not be started: {error}.", phase="start") from error
         yield self._handle(record)
@@ -135,6 +146,14 @@ class ProcessDriver:
             return await asyncio.to_thread(self._observe, handle.reference)  # it has to be searched for
         return self._observe(handle.reference)
 
+    async def end(self, handle: Handle, grace: float) -> None:
+        record = await asyncio.to_thread(self._read_found, handle.reference)
+        if record is None:
+            return
+        if record.process is not None:
+            await self._ask_to_end(record, grace)
+        await asyncio.to_thread(self._kill, record)
+
     async def stop(self, handle: Handle, grace: float) -> None:
         record = await asyncio.to_thread(self._read_found, handle.reference)
         if record is None:
@@ -142,6 +161,25 @@ class ProcessDriver:
         if record.process is not None:
             await self._ask_to_end(record, grace)
         await asyncio.to_thread(self._undo, record)
+
+    async def follow(self, handle: Handle, after: str | None) -> AsyncGenerator[Output]:
+        try:
+            tail = Tail(self._files.output(handle.reference), None if after is None else int(after))
+        except FileNotFoundError:
+            return
+        with tail:
+            shortest, longest = LOOKS_AT_OUTPUT
+            pause = shortest
+            while True:
+                ended = (await self.poll(handle)).life is not Life.RUNNING  # before the look: what is there is all
+                while lines := tail.read(ended=ended):
+                    yield Output(lines, str(tail.position))
+                    tail.release()
+                    pause = shortest
+                if ended:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
 
     async def output(self, handle: Handle, tail: int) -> Sequence[str]:
         return await asyncio.to_thread(last_lines, self._files.output(handle.reference), tail)
@@ -155,6 +193,16 @@ class ProcessDriver:
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
+
+    async def make_home(self, home: str, image: ImageSource | None) -> None:
+        await self.surroundings()  # which makes the directories
+        await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
+
+    async def home_files(self, home: str) -> HostFiles | None:
+        directory = self._files.home(home)
+        if not await asyncio.to_thread(directory.is_dir):
+            return None
+        return HostFiles(directory, self._files.drafts)
 
     async def delete_home(self, home: str) -> None:
         await asyncio.to_thread(self._files.remove_home, home)
@@ -302,11 +350,16 @@ class ProcessDriver:
             told = told or tree.tell(record)
             await asyncio.sleep(TICK)
 
-    def _undo(self, record: Record) -> None:
-        """Ends every process of the sandbox and removes what was made for it; home and output stay."""
+    def _kill(self, record: Record) -> None:
+        """Ends every process of the sandbox."""
         deadline = time.monotonic() + KILL_PATIENCE
         while tree.kill_all(record) and time.monotonic() < deadline:
             time.sleep(TICK)
+
+    def _undo(self, record: Record) -> None:
+        """Ends every process of the sandbox and removes what was made for it; the home stays."""
+        self._kill(record)
+        deadline = time.monotonic() + KILL_PATIENCE
         while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
             time.sleep(TICK)
         self._files.remove(record.sandbox_id)
@@ -323,20 +376,23 @@ def _needs_an_engine(source: ImageSource) -> StartFailed:
 
 
 def _free_port(taken: set[int]) -> int:
-    """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken:
+    """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again.
+
+    It lies below those that the kernel gives to whoever asks for any: between this look and the agent's bind, nobody
+    on this machine gets it by chance.
+    """
+    first = secrets.randbelow(len(PORTS))
+    for port in chain(PORTS[first:], PORTS[:first]):
+        if port not in taken and _is_free(port):
             return port
+    raise OSError(errno.EADDRINUSE, f"no TCP port from {PORTS.start} to {PORTS.stop - 1} is free on {HOST}")
 
 
-async def _finished(work: Awaitable[T]) -> T:
-    """Awaits `work` to its end even when cancelled, so that what it makes can be found and undone."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

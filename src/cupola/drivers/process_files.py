@@ -61,7 +61,7 @@ class SandboxFiles:
         """May be called again; raises `DriverUnavailable` where nothing can be written."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            for name in ("homes", "output", "sandboxes"):
+            for name in ("homes", "drafts", "output", "sandboxes"):
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise DriverUnavailable(f"The state directory {self.root} cannot be written: {error}.") from error
@@ -70,8 +70,13 @@ class SandboxFiles:
         """A session's home; as with every name here, `ValueError` when it is no plain one."""
         return self.root / "homes" / _plain(home)
 
+    @property
+    def drafts(self) -> Path:
+        """Where uploads grow before they become files of a home, on the same file system."""
+        return self.root / "drafts"
+
     def output(self, sandbox_id: str) -> Path:
-        """What a sandbox has written; it can still be read after a stop."""
+        """Where a sandbox writes to."""
         return self.root / "output" / f"{_plain(sandbox_id)}.log"
 
     def file(self, sandbox_id: str) -> Path:
@@ -99,7 +104,8 @@ class SandboxFiles:
                 self.write(record)
 
     def remove(self, sandbox_id: str) -> None:
-        """Removes a sandbox's record, if there is one; home and output stay."""
+        """Removes a sandbox's output and record, if there are any; the home stays."""
+        self.output(sandbox_id).unlink(missing_ok=True)
         with self._filing:
             self.file(sandbox_id).unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from cupola.agents import Agent, AgentVersion
+from cupola.agents import Agent, AgentVersion, no_agent
 from cupola.conversations import Conversation, StoredResponse
 from cupola.errors import BadRequest, CupolaError, NotFound
 from cupola.gateway.a2a_card import card_1_0_of, card_of, require_offered
@@ -358,7 +358,7 @@ class A2A:
 
         agent, latest = await self._store.read(question)
         if agent is None:
-            raise NotFound(f"Agent '{name}' does not exist in project '{project}'.", param="agent_name")
+            raise no_agent(project, name)
         return agent, latest
 
     async def _require_offered(self, scope: Scope) -> None:
@@ -379,7 +379,7 @@ class A2A:
             if not await self._has_conversation(exchange, named):
                 raise A2AError(
                     Code.INVALID_PARAMS,
-                    f"Context '{named}' does not exist; leave 'message.contextId' out to begin a new one.",
+                    f"Context {brief(named)} does not exist; leave 'message.contextId' out to begin a new one.",
                 )
             return _Context(named, named, new=False)
         derived = _derived(exchange, "session" if named is None else "context", named or str(exchange.session_id))
@@ -435,7 +435,7 @@ class A2A:
 
         stored, talk, items = await self._store.read(question)
         if stored is None:
-            raise A2AError(Code.TASK_NOT_FOUND, f"Task '{brief(task_id)}' does not exist.")
+            raise A2AError(Code.TASK_NOT_FOUND, f"Task {brief(task_id)} does not exist.")
         named = None if talk is None else talk.metadata.get(_NAMED)
         context_id = str(named or stored.conversation or stored.id)
         return _Known(stored, context_id, [item for item in items if item is not None])

@@ -20,6 +20,7 @@ from cupola.gateway.headers import Header, find
 from cupola.gateway.passage import Passage, session_of
 from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
+from cupola.secrecy import brief
 from cupola.sessions import LIFETIME, Desired, Invocation
 from cupola.store import Store
 from cupola.store import invocations as rows
@@ -127,7 +128,7 @@ class Invocations:
         session = await self._store.read(lambda conn: session_rows.get_session(conn, *key))
         if session is None or session.desired is Desired.DELETED:
             raise NotFound(
-                f"Session '{session_id}' of agent '{key[1]}' does not exist, so it serves no invocation.",
+                f"Session {brief(session_id)} of agent {brief(key[1])} does not exist, so it serves no invocation.",
                 param="agent_session_id",
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakValueDictionary
 
-from cupola.agents import Agent, AgentVersion
+from cupola.agents import Agent, AgentVersion, no_agent
 from cupola.errors import BadRequest, Forbidden, NotFound
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
@@ -74,7 +74,7 @@ class Resolver:
             check_session_id(session_id)
         agent = await self._store.read(lambda conn: agent_rows.get_agent(conn, project, agent_name))
         if agent is None:
-            raise NotFound(f"Agent '{agent_name}' does not exist in project '{project}'.", param="agent_name")
+            raise no_agent(project, agent_name)
         if session_id is not None or conversation is None:
             live = await self._of_session(agent, caller, session_id, version, protocol)
             if conversation is not None:
@@ -114,10 +114,10 @@ class Resolver:
             return live or await self._resume(agent, known, protocol)
         version = await self._choice.of(agent, wanted)
         _check_protocol(version, protocol)
-        if session_id is None:
-            warm = await self._sandboxes.adopt_warm(agent, version, caller.user)
-            if warm is not None:
-                return warm
+        warm = await self._sandboxes.adopt_warm(version, caller.user, session_id)
+        if warm is not None and warm.session is not None:
+            check_owner(warm.session, caller.user)
+            return warm
         session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
         check_owner(session, caller.user)
         return await self._resume(agent, session)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cupola.agents import Agent, AgentVersion, VersionStatus, choose_version
 from cupola.errors import BadRequest, NotFound, SessionNotReady
 from cupola.sandboxes.ready import not_ready
+from cupola.secrecy import brief
 from cupola.store import Store
 from cupola.store import agents as rows
 
@@ -80,5 +81,5 @@ def _no_version(
         error = not_ready(failed.failure, None)
         error.message = f"Version {failed.agent}:{failed.version} failed to provision: {failed.failure.message}"
         return error
-    what = "no active version" if wanted is None else f"no version '{wanted}'"
+    what = "no active version" if wanted is None else f"no version {brief(wanted)}"
     return NotFound(f"Agent '{agent.name}' has {what}. Create one first.", param=param)

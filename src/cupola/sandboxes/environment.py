@@ -47,7 +47,8 @@ def sandbox_environment(
 ) -> dict[str, str]:
     """The definition's own variables, then the platform's, which win.
 
-    `client_ids` are those of the agent's `instance` and `blueprint` identities.
+    `client_ids` are those of the agent's `instance` and `blueprint` identities. A sandbox that is bound late learns of
+    its session later (`hooks.py`).
     """
     endpoint = callbacks.project(sandbox.project)
     platform = {
@@ -57,8 +58,7 @@ def sandbox_environment(
         "FOUNDRY_AGENT_NAME": sandbox.agent,
         "FOUNDRY_AGENT_VERSION": sandbox.version,
         "FOUNDRY_AGENT_ID": agent_guid,
-        "FOUNDRY_AGENT_SESSION_ID": sandbox.session_id,
-        "FOUNDRY_AGENT_SESSION_GUID": sandbox.session_guid,
+        **({} if sandbox.is_bound_late else session_variables(sandbox.session_id, sandbox.session_guid)),
         "FOUNDRY_AGENT_INSTANCE_CLIENT_ID": client_ids["instance"],
         "FOUNDRY_AGENT_BLUEPRINT_CLIENT_ID": client_ids["blueprint"],
         "AGENT_NAME": sandbox.agent,
@@ -74,6 +74,11 @@ def sandbox_environment(
         for name, value in version.definition.environment.items()
     }
     return {"AZURE_AI_PROJECT_ENDPOINT": endpoint, **own, **platform}
+
+
+def session_variables(session_id: str, session_guid: str) -> dict[str, str]:
+    """What a sandbox is told of its session: at its start, or when it is given one."""
+    return {"FOUNDRY_AGENT_SESSION_ID": session_id, "FOUNDRY_AGENT_SESSION_GUID": session_guid}
 
 
 def _is_local_endpoint(name: str, value: str) -> bool:

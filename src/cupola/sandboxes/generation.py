@@ -1,4 +1,4 @@
-"""Which generation of the official adapters answers in a sandbox, learned from the sandbox itself.
+"""Which official adapter answers in a sandbox and what it can do, learned from the sandbox itself.
 
 A definition's protocol version is no evidence: the guide that most users follow declares `v1` for any image. Adapters
 name themselves in `x-platform-server`; those from before that header say `ready` instead of `healthy`, as other
@@ -7,19 +7,19 @@ containers may too, so their second probe is looked at as well. Sources: contain
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
 
 from cupola.drivers.base import Address
+from cupola.sandboxes.exchange import Reply, exchange
 
 _TIMEOUT = 2.0
-_MAX_REPLY = 64 * 1024
 _NAMED = re.compile(r"azure-ai-agentserver-(\w+)/(\S+)")
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+_FIRST_CORE_WITH_HOOKS = (2, 3)
 
 
 class Generation(StrEnum):
@@ -31,25 +31,29 @@ class Generation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer to a probe. Header names are in lower case."""
+class Adapter:
+    """`generation` is None for a container without an official adapter, or a silent one.
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    `hooks` says whether it names itself as one that can be given its session after its start
+    (`/_agent/before-snapshot`, `/_agent/after-restore`).
+    """
+
+    generation: Generation | None = None
+    hooks: bool = False
 
 
-async def learn_generation(address: Address) -> Generation | None:
-    """The generation of the adapter behind a ready sandbox; None for a container without one, or a silent one."""
-    ready = await _get(address, "/readiness")
+async def learn_adapter(address: Address) -> Adapter:
+    """What answers behind a ready sandbox. Nothing is raised: the first request finds out."""
+    ready = await exchange(address, "GET", "/readiness", _TIMEOUT)
     if ready is None:
-        return None
-    named = named_generation(ready.headers.get("x-platform-server", ""))
+        return Adapter()
+    server = ready.headers.get("x-platform-server", "")
+    named = named_generation(server)
     if named is not None or not _says_ready(ready):
-        return named
-    liveness = await _get(address, "/liveness")
+        return Adapter(named, names_hooks(server))
+    liveness = await exchange(address, "GET", "/liveness", _TIMEOUT)
     is_old = liveness is not None and liveness.status == 200 and not liveness.body
-    return Generation.OLD if is_old else None
+    return Adapter(Generation.OLD if is_old else None)
 
 
 def named_generation(server: str) -> Generation | None:
@@ -65,30 +69,14 @@ def named_generation(server: str) -> Generation | None:
     return Generation.KEYS if early else Generation.CURRENT
 
 
+def names_hooks(server: str) -> bool:
+    """Whether the `core` in an `x-platform-server` header is one that has the snapshot hooks."""
+    release = _RELEASE.match(dict(_NAMED.findall(server)).get("core", ""))
+    return release is not None and (int(release[1]), int(release[2])) >= _FIRST_CORE_WITH_HOOKS
+
+
 def _says_ready(reply: Reply) -> bool:
     try:
         return bool(orjson.loads(reply.body) == {"status": "ready"})
     except orjson.JSONDecodeError:
         return False
-
-
-async def _get(address: Address, path: str) -> Reply | None:
-    """One request on a connection of its own, which the sandbox closes; None for anything that is no answer."""
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-            try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n".encode())
-                return await _read(reader)
-            finally:
-                writer.close()
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):  # TimeoutError is an OSError
-        return None
-
-
-async def _read(reader: asyncio.StreamReader) -> Reply:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-    length = min(int(headers.get("content-length", "0")), _MAX_REPLY)
-    _, _, status = head[0].partition(" ")
-    return Reply(int(status[:3]), headers, await reader.readexactly(length))

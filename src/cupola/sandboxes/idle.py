@@ -77,6 +77,8 @@ class Reaper:
                     live.last = now
 
     def _is_idle(self, live: LiveSandbox, now: float) -> bool:
+        if live.pooled:
+            return False  # it waits for a session, however long that takes
         return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
 
     async def _reap_all(self, idle: Sequence[LiveSandbox]) -> None:

@@ -6,23 +6,27 @@ is not in here is asked of the store.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
 from cupola.sandboxes.generation import Generation
-from cupola.sessions import Activity, Sandbox, Session
+from cupola.sessions import Activity, Sandbox, Session, SessionStart
 
 SessionKey = tuple[str, str, str]
 """Project, agent, session id."""
+VersionKey = tuple[str, str, str]
+"""Project, agent, version."""
 
 
 @dataclass(slots=True, eq=False)
 class LiveSandbox:
     """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
 
-    Mutable: it counts what is open.
+    `start_type` says how its session came by it. `pooled` is set while a warm pool counts on it: then it may wait for
+    as long as it likes. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -36,6 +40,13 @@ class LiveSandbox:
     background: set[str] = field(default_factory=set)
     stopping: bool = False
     generation: Generation | None = None
+    binds_late: bool = False
+    start_type: SessionStart = SessionStart.COLD
+    pooled: bool = False
+
+    @property
+    def version_key(self) -> VersionKey:
+        return (self.row.project, self.row.agent, self.row.version)
 
     def opened(self, now: float) -> None:
         self.open_requests += 1
@@ -50,40 +61,65 @@ class LiveSandbox:
 
 
 class LiveSandboxes:
-    """All live sandboxes of this process, by session and, while warm, by version."""
+    """All live sandboxes of this process, by session and, while warm, by version.
+
+    `changed` is set by whatever changes what there is, for who keeps it as it should be.
+    """
 
     def __init__(self) -> None:
         self._by_session: dict[SessionKey, LiveSandbox] = {}
-        self._warm: list[LiveSandbox] = []
+        self._warm: dict[VersionKey, list[LiveSandbox]] = {}
+        self.changed = asyncio.Event()
 
     def __iter__(self) -> Iterator[LiveSandbox]:
         yield from list(self._by_session.values())
-        yield from list(self._warm)
+        yield from self.warm()
 
     def __len__(self) -> int:
-        return len(self._by_session) + len(self._warm)
+        return len(self._by_session) + sum(map(len, self._warm.values()))
 
     def of_session(self, key: SessionKey) -> LiveSandbox | None:
         return self._by_session.get(key)
 
+    def warm(self) -> list[LiveSandbox]:
+        """Those that wait for a session."""
+        return [live for of_version in self._warm.values() for live in of_version]
+
     def add(self, live: LiveSandbox) -> None:
         if live.session is None:
-            self._warm.append(live)
+            self._warm.setdefault(live.version_key, []).append(live)
         else:
             self._by_session[live.session.key] = live
+        self.changed.set()
 
     def remove(self, live: LiveSandbox) -> None:
         if live.session is not None and self._by_session.get(live.session.key) is live:
             del self._by_session[live.session.key]
-        if live in self._warm:
-            self._warm.remove(live)
+        waiting = self._warm.get(live.version_key, [])
+        if live in waiting:
+            waiting.remove(live)
+        if not waiting:
+            self._warm.pop(live.version_key, None)
+        self.changed.set()
 
-    def take_warm(self, project: str, agent: str, version: str) -> LiveSandbox | None:
-        """A warm sandbox of that version, which now belongs to whoever asked."""
-        wanted = (project, agent, version)
-        for live in self._warm:
-            row = live.row
-            if (row.project, row.agent, row.version) == wanted and not live.stopping:
-                self._warm.remove(live)
-                return live
-        return None
+    def has_warm(self, version: VersionKey, *, for_own_id: bool = False) -> bool:
+        """Whether `take_warm` would find one."""
+        return self._best_warm(version, for_own_id) is not None
+
+    def take_warm(self, version: VersionKey, *, for_own_id: bool = False) -> LiveSandbox | None:
+        """A warm sandbox of that version, which now belongs to whoever asked.
+
+        A session with an id of its own needs one that is bound late; others leave those to it while they can.
+        """
+        taken = self._best_warm(version, for_own_id)
+        if taken is not None:
+            self.remove(taken)
+        return taken
+
+    def _best_warm(self, version: VersionKey, for_own_id: bool) -> LiveSandbox | None:
+        waiting = [
+            live
+            for live in self._warm.get(version, ())
+            if not live.stopping and (live.row.is_bound_late or not for_own_id)
+        ]
+        return min(waiting, key=lambda live: live.row.is_bound_late, default=None)

@@ -82,7 +82,7 @@ class Orphans:
                 continue
             if self._is_due(row.id, now, seen):
                 log.warning("removing a sandbox that serves nobody", driver=row.driver, sandbox=row.id)
-                await self._starter.undo(row, place.driver)
+                await self._starter.undo(row, place.driver, "served nobody")
 
     def _is_due(self, name: str, now: float, seen: dict[str, float]) -> bool:
         """Whether it has been alone for the grace. A clock that was set back begins the grace anew."""

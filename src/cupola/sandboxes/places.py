@@ -62,6 +62,10 @@ class Places:
         """Where images run. Raises DriverUnavailable."""
         return await self._find("images")
 
+    async def keeping(self, definition: Definition) -> Place:
+        """Where the homes of the sessions of `definition` are. Raises DriverUnavailable."""
+        return await self._find("code" if definition.image is None else "images")
+
     async def _find(self, kind: str) -> Place:
         place = self._found.get(kind)
         if place is None:

@@ -1,7 +1,7 @@
 """`ensure_ready`: one running sandbox per session, however many ask for it at once.
 
 The gateway asks for a live sandbox and gets it: from memory when it runs, from a start in progress when there is one,
-else from a new start. A warm sandbox is adopted by the next session that brings no id of its own.
+else from a new start. New sessions adopt warm sandboxes (`adoption.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -19,11 +18,15 @@ from cupola.drivers.base import Life
 from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.sandboxes import evidence
+from cupola.sandboxes.adoption import Adoptions
+from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import CouldNotStart, Starter
-from cupola.sessions import Sandbox, Session
+from cupola.sandboxes.warm_starts import WarmStarts
+from cupola.sessions import Sandbox, Session, SessionStart
 from cupola.store import Store
+from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
 
@@ -63,6 +66,9 @@ class Sandboxes:
         self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
+        self.warm_starts = WarmStarts(store, starter, places, self.live)
+        self._adoptions = Adoptions(store, self.live, self.discard_soon, starter.witness.adopted, clock)
+        self._discarding: set[asyncio.Task[None]] = set()
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
 
@@ -71,15 +77,18 @@ class Sandboxes:
         live = self.live.of_session(key)
         return live if live is not None and not live.stopping else None
 
-    async def adopt_warm(self, agent: Agent, version: AgentVersion, caller: str) -> LiveSandbox | None:
-        """A new session in a warm sandbox of `version`; None when there is none."""
-        warm = self.live.take_warm(agent.project, agent.name, version.version)
-        return None if warm is None else await self._adopt(warm, caller)
+    async def adopt_warm(self, version: AgentVersion, caller: str, session_id: str | None = None) -> LiveSandbox | None:
+        """A new session in a warm sandbox of `version`, under that id if one is given; None when there is none.
+
+        Who asks for a session that another request is making in this moment gets that one: check its owner.
+        """
+        return await self._adoptions.adopt(version, caller, session_id)
 
     async def begin_session(self, agent: Agent, version: AgentVersion, caller: str, session_id: str | None) -> Session:
         """The session with that id, made on `version` if it is new; an id is made up if there is none.
 
-        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session.
+        It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session. Raises Conflict when the
+        version has gone meanwhile.
         """
         now = self._clock()
         session = Session(
@@ -97,43 +106,16 @@ class Sandboxes:
         def get_or_create(conn: Any) -> Session:
             known = session_rows.get_session(conn, *session.key)
             if known is None:
+                if not agent_rows.is_active(conn, version.key):
+                    raise Conflict(f"Version {agent.name}:{version.version} is being deleted; ask again without it.")
                 session_rows.put_session(conn, session)
             return known or session
 
         return await self._store.write(get_or_create)
 
-    async def _adopt(self, warm: LiveSandbox, caller: str) -> LiveSandbox:
-        now = self._clock()
-        row = replace(warm.row, session=warm.row.session_id)
-        session = Session(
-            project=row.project,
-            agent=row.agent,
-            id=row.session_id,
-            guid=row.session_guid,
-            version=row.version,
-            caller=caller,
-            home=row.home,
-            created_at=now,
-            last_accessed_at=now,
-        ).to_ready(now)
-
-        def change(conn: Any) -> None:
-            session_rows.put_session(conn, session)
-            sandbox_rows.put_sandbox(conn, row)
-
-        try:
-            await self._store.write(change)
-        except CupolaError:
-            self.live.add(warm)  # it is as it was: the next session may have it
-            raise
-        warm.row, warm.session, warm.last = row, session, now
-        self.live.add(warm)
-        log.info("session begun", agent=row.agent, version=row.version, session=row.session_id, start="warm")
-        return warm
-
     async def ensure_ready(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         """The session's sandbox, started if need be. Cancelling one waiter does not cancel the start."""
-        live = self.live_of(session.key)
+        live = self.live_of(session.key) or await self._adoptions.of_session(session.key)
         if live is not None:
             return live
         task = self._starting.get(session.key)
@@ -141,15 +123,7 @@ class Sandboxes:
             task = asyncio.create_task(self._bring_up(session, agent, version))
             self._starting[session.key] = task
             task.add_done_callback(lambda done: self._start_ended(session.key, done))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if not task.cancelled() or _is_being_cancelled():
-                raise
-            raise Conflict(
-                f"The start of session '{session.id}' was broken off: its version or the session was deleted, "
-                "or the platform stops."
-            ) from error
+        return await joined(task, f"The start of session '{session.id}'")
 
     def _start_ended(self, key: SessionKey, task: asyncio.Task[LiveSandbox]) -> None:
         self._starting.pop(key, None)
@@ -181,6 +155,7 @@ class Sandboxes:
             raise
         ready = session.to_ready(self._clock())
         live.session = ready
+        live.start_type = SessionStart.RESUME if resumed else SessionStart.COLD
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
         self.live.add(live)
         log.info(
@@ -188,7 +163,7 @@ class Sandboxes:
             agent=session.agent,
             version=session.version,
             session=session.id,
-            start="resume" if resumed else "cold",
+            start=live.start_type.value,
             seconds=round(self._clock() - began, 3),
         )
         return live
@@ -200,7 +175,7 @@ class Sandboxes:
             return
         for place in self._places.found():
             if place.driver.name == left.driver:
-                await self._starter.undo(left, place.driver)
+                await self._starter.undo(left, place.driver, "left by an earlier stop")
 
     async def _failed(self, session: Session, failure: Failure) -> SessionNotReady:
         failed = session.to_failed(failure)
@@ -219,17 +194,32 @@ class Sandboxes:
         except CupolaError as worse:  # the disk that is full now: `sandboxes/unfinished` comes back to it
             log.warning("session not settled", session=session.id, reason=worse.message)
 
+    @property
+    def room(self) -> int:
+        """How many more sandboxes may begin to run now; below 0 while somebody waits for room."""
+        begun = len(self._starting) + len(self._stopping) + len(self._adoptions) + len(self.warm_starts)
+        return self._max - len(self.live) - begun
+
     async def _make_room(self) -> None:
-        while len(self.live) + len(self._starting) + len(self._stopping) > self._max:
+        """For a start that is counted already: what waits for nobody in particular goes first."""
+        while self.room < 0:
             resting = [
                 live for live in self.live if not live.stopping and not live.open_requests and not live.background
             ]
-            if not resting:
+            warm = [live for live in resting if live.session is None]
+            if warm:
+                await self.discard_warm(min(warm, key=lambda live: live.last), "made room")
+            elif await self.warm_starts.break_off_newest():
+                continue
+            elif resting:
+                await self.stop(min(resting, key=lambda live: live.last), "made room")
+            elif self._stopping:
+                await asyncio.wait(self._stopping.values(), return_when=asyncio.FIRST_COMPLETED)
+            else:
                 raise QuotaExceeded(
                     f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
                     "stop a session, or raise CUPOLA_MAX_SANDBOXES."
                 )
-            await self.stop(min(resting, key=lambda live: live.last), "made room")
 
     def add_warm(self, live: LiveSandbox) -> None:
         """Keeps a ready sandbox without a session for the next session of its version."""
@@ -253,13 +243,17 @@ class Sandboxes:
             last_word = last_word or f"The agent's sandbox was stopped while this response was running ({reason})."
             task = asyncio.create_task(self._stop(live, reason, grace, last_word))
             self._stopping[key] = task
-            task.add_done_callback(lambda _: self._stopping.pop(key, None))
+            task.add_done_callback(lambda _: self._stop_ended(key))
         await asyncio.shield(task)
+
+    def _stop_ended(self, key: SessionKey) -> None:
+        self._stopping.pop(key, None)
+        self.live.changed.set()
 
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
         self.live.remove(live)
         try:
-            await self._starter.stop(live, grace=grace)
+            await self._starter.stop(live, reason, grace=grace)
         except CupolaError:
             live.stopping = False  # the driver is away: the next pass looks at it again
             self.live.add(live)
@@ -272,6 +266,7 @@ class Sandboxes:
 
     async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
         """Stops what runs or starts for a session. Nothing running is done."""
+        await self._adoptions.settled(session.key)
         starting = self._starting.get(session.key)
         if starting is not None:
             starting.cancel()
@@ -292,6 +287,7 @@ class Sandboxes:
         for place in await self._places.every():
             await place.driver.delete_home(session.home)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
+        await self._starter.witness.forget_session(session.key)
 
     def is_at_work_on(self, key: SessionKey) -> bool:
         """Whether the session has a sandbox here, or is getting or losing one now."""
@@ -299,16 +295,32 @@ class Sandboxes:
 
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""
-        return key in self._starting or key in self._stopping
+        return key in self._starting or key in self._stopping or self._adoptions.concern(key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
-        while (warm := self.live.take_warm(project, agent, version)) is not None:
+        await self.warm_starts.break_off((project, agent, version))
+        while (warm := self.live.take_warm((project, agent, version))) is not None:
             await self.discard_warm(warm)
 
-    async def discard_warm(self, warm: LiveSandbox) -> None:
+    async def discard_warm(self, warm: LiveSandbox, reason: str = "warm sandbox not needed") -> None:
         """Stops a warm sandbox that no session will adopt, and removes its home."""
-        await self.stop(warm, "warm sandbox not needed", grace=0)
+        await self.stop(warm, reason, grace=0)
+
+    def discard_soon(self, warm: LiveSandbox, reason: str) -> None:
+        """The same in the background; where the driver is away, a later pass finds it."""
+        if warm.stopping:
+            return
+        warm.stopping = True
+        task = asyncio.create_task(self._discard_logged(warm, reason))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+
+    async def _discard_logged(self, warm: LiveSandbox, reason: str) -> None:
+        try:
+            await self.discard_warm(warm, reason)
+        except CupolaError as error:
+            log.warning("could not stop a warm sandbox", sandbox=warm.row.id, reason=error.message)
 
     async def check(self, live: LiveSandbox) -> bool:
         """Looks whether a sandbox still runs; if not, buries it and returns False."""
@@ -335,6 +347,8 @@ class Sandboxes:
 
     async def break_off(self) -> None:
         """Ends every start that is under way."""
+        await self.warm_starts.break_off()
+        await self._adoptions.break_off()
         starts = list(self._starting.values())
         for task in starts:
             task.cancel()
@@ -343,6 +357,7 @@ class Sandboxes:
     async def stop_all(self, grace: float) -> None:
         """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
         await self.break_off()
+        await asyncio.gather(*self._discarding, return_exceptions=True)
         stops = [
             self.stop(live, "platform stops", grace=grace) if live.session else self.discard_warm(live)
             for live in self.live
@@ -350,11 +365,6 @@ class Sandboxes:
         for result in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(result, CupolaError):
                 log.warning("sandbox not stopped", reason=result.message)
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def check_owner(session: Session, caller: str) -> None:

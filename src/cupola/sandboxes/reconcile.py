@@ -17,12 +17,13 @@ from typing import Any
 import structlog
 
 from cupola.agents import AgentVersion, Failure, Phase, VersionStatus
-from cupola.drivers.base import LABEL_SANDBOX, Handle, ImageSource, Life, Step
+from cupola.drivers.base import LABEL_SANDBOX, Address, Handle, ImageSource, Life, Step
 from cupola.errors import CupolaError
 from cupola.ids import new_session_id
 from cupola.sandboxes import evidence
-from cupola.sandboxes.generation import learn_generation
-from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.generation import learn_adapter
+from cupola.sandboxes.hooks import HookFailed, before_snapshot
+from cupola.sandboxes.live import LiveSandbox, VersionKey
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.probe import probe_once
 from cupola.sandboxes.ready import Sandboxes
@@ -35,18 +36,24 @@ from cupola.store import sessions as session_rows
 
 log = structlog.get_logger()
 
-VersionKey = tuple[str, str, str]
 _ADOPTION_PROBE = 2.0
 
 
-def key_of(version: AgentVersion) -> VersionKey:
-    return (version.project, version.agent, version.version)
-
-
 class Versions:
-    """Brings versions from `creating` to `active` or `failed`, and takes them away."""
+    """Brings versions from `creating` to `active` or `failed`, and takes them away.
 
-    def __init__(self, store: Store, starter: Starter, places: Places, sandboxes: Sandboxes) -> None:
+    `on_change` is told when one has become active or is gone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        starter: Starter,
+        places: Places,
+        sandboxes: Sandboxes,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_change = on_change
         self._store = store
         self._starter = starter
         self._places = places
@@ -56,7 +63,7 @@ class Versions:
 
     def wake(self, version: AgentVersion) -> None:
         """Begins to provision a version that is `creating`; once, however often it is called."""
-        key = key_of(version)
+        key = version.key
         if key not in self._tasks:
             task = asyncio.create_task(self._provision(version))
             self._tasks[key] = task
@@ -64,10 +71,10 @@ class Versions:
 
     async def settled(self, version: AgentVersion, timeout: float) -> AgentVersion | None:
         """The version after its provisioning has ended, or as it is after `timeout` seconds; None when deleted."""
-        task = self._tasks.get(key_of(version))
+        task = self._tasks.get(version.key)
         if task is not None:
             await asyncio.wait([task], timeout=timeout)
-        return await self._store.read(lambda conn: agent_rows.get_version(conn, *key_of(version)))
+        return await self._store.read(lambda conn: agent_rows.get_version(conn, *version.key))
 
     async def _provision(self, version: AgentVersion) -> None:
         try:
@@ -93,6 +100,7 @@ class Versions:
             return
         self._sandboxes.add_warm(live)
         await self._save(active)
+        self._on_change()
         log.info(
             "version active",
             agent=version.agent,
@@ -122,7 +130,7 @@ class Versions:
         row = self._starter.new_row(version, place, None, new_session_id())
         await self._store.write(lambda conn: sandbox_rows.put_sandbox(conn, row))
         live = await self._starter.start(row, agent, version, place, prepared.source, None, on_phase)
-        live.version = current.to_active()
+        live.version = replace(current.to_active(), binds_late=live.binds_late)
         return live, live.version
 
     async def _save(self, version: AgentVersion) -> None:
@@ -139,7 +147,7 @@ class Versions:
 
     def is_at_work_on(self, version: AgentVersion) -> bool:
         """Whether it is being made or taken away now."""
-        return key_of(version) in self._tasks or key_of(version) in self._deleting
+        return version.key in self._tasks or version.key in self._deleting
 
     async def resume(self, version: AgentVersion) -> None:
         """Goes on with what was broken off."""
@@ -150,28 +158,29 @@ class Versions:
 
     async def delete(self, version: AgentVersion) -> None:
         """Takes a version away with its sessions and sandboxes. May be repeated after a crash."""
-        self._deleting[key_of(version)] += 1
+        self._deleting[version.key] += 1
         try:
             await self._delete(version)
         finally:
-            self._deleting[key_of(version)] -= 1
+            self._deleting[version.key] -= 1
             self._deleting += Counter()  # forgets those at zero
 
     async def _delete(self, version: AgentVersion) -> None:
         deleting = version.to_deleting()
         await self._store.write(lambda conn: agent_rows.put_version(conn, deleting))
-        task = self._tasks.get(key_of(version))
+        task = self._tasks.get(version.key)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        await self._sandboxes.stop_version(*key_of(version))
-        sessions = await self._store.read(lambda conn: session_rows.sessions_of_version(conn, *key_of(version)))
+        await self._sandboxes.stop_version(*version.key)
+        sessions = await self._store.read(lambda conn: session_rows.sessions_of_version(conn, *version.key))
         await asyncio.gather(*(self._sandboxes.delete_session(session) for session in sessions))
         self._places.forget(version)
-        await self._store.write(lambda conn: agent_rows.delete_version(conn, *key_of(version)))
+        await self._store.write(lambda conn: agent_rows.delete_version(conn, *version.key))
         code = version.definition.code
         if code is not None and not await self._store.read(lambda conn: agent_rows.code_in_use(conn, code.sha256)):
             await self._places.discard_code(code.sha256)
+        self._on_change()
 
     async def aclose(self) -> None:
         """Breaks off what is being provisioned; it is begun again at the next start."""
@@ -192,18 +201,21 @@ async def recover(
     """Makes the store and the drivers agree after a start, clean or not."""
     reachable = {place.driver.name: place for place in await places.every()}
     rows = await store.read(sandbox_rows.all_sandboxes)
-    adopted = set()
+    adopted, left_alone = set(), set()
     for row in rows:
         place = reachable.get(row.driver)
         if place is None:
             log.warning("sandbox of an unreachable driver left alone", driver=row.driver, sandbox=row.id)
+            left_alone.add(row.id)
             continue
         live = await _adopt(store, row, place, clock())
         if live is None:
-            await starter.undo(row, place.driver)
+            await starter.undo(row, place.driver, "not adopted when the platform started")
         else:
             sandboxes.adopt_running(live)
+            await starter.witness.follow(row, place.driver, live.handle)
             adopted.add(row.id)
+    await starter.witness.settle(adopted | left_alone)
     await _remove_unowned(reachable, adopted)
     await _settle_sessions(store, sandboxes, clock())
     for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.DELETING])):
@@ -234,10 +246,13 @@ async def _adopt(store: Store, row: Sandbox, place: Place, now: float) -> LiveSa
         return None
     if await probe_once(handle.address, _ADOPTION_PROBE) != "200":
         return None
+    if row.session is None and row.is_bound_late and not await _waits(handle.address):
+        return None
     if session is not None:
         session = session.to_ready(session.last_accessed_at)
         ready = session
         await store.write(lambda conn: session_rows.put_session(conn, ready))
+    adapter = await learn_adapter(handle.address)
     return LiveSandbox(
         row=row,
         handle=handle,
@@ -246,8 +261,19 @@ async def _adopt(store: Store, row: Sandbox, place: Place, now: float) -> LiveSa
         version=version,
         last=now,
         session=session,
-        generation=await learn_generation(handle.address),
+        generation=adapter.generation,
+        binds_late=adapter.hooks,
     )
+
+
+async def _waits(address: Address) -> bool:
+    """Whether a sandbox that is to be bound late can still be given a session: it may have been broken off before."""
+    try:
+        await before_snapshot(address)
+    except HookFailed as error:
+        log.info("warm sandbox not taken over", reason=error.message)
+        return False
+    return True
 
 
 async def _remove_unowned(reachable: dict[str, Place], adopted: set[str]) -> None:
@@ -278,6 +304,7 @@ def _put_session(conn: Any, session: Session) -> None:
 
 
 def _put_unless_deleting(conn: Any, version: AgentVersion) -> None:
-    known = agent_rows.get_version(conn, *key_of(version))
+    known = agent_rows.get_version(conn, *version.key)
     if known is not None and known.status is VersionStatus.CREATING:
-        agent_rows.put_version(conn, version)
+        said = replace(version, metadata=known.metadata, warm_pool=known.warm_pool)  # may be said anew meanwhile
+        agent_rows.put_version(conn, said)

@@ -9,23 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from cupola.agents import Agent, AgentVersion, Failure, Phase
+from cupola.agents import Agent, AgentVersion, Failure, Phase, VersionStatus
 from cupola.drivers import base
 from cupola.drivers.base import Driver, Handle, SandboxSpec, Source, Step
 from cupola.errors import CupolaError, DriverUnavailable
 from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
+from cupola.runs import StartType
 from cupola.sandboxes import evidence
 from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
-from cupola.sandboxes.generation import learn_generation
-from cupola.sandboxes.live import LiveSandbox
+from cupola.sandboxes.generation import learn_adapter
+from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
 from cupola.store import Store
@@ -59,8 +61,30 @@ class CouldNotStart(CupolaError):
         self.failure = failure
 
 
+class Witness(Protocol):
+    """Is told of the lives of sandboxes, and keeps what remains of them. See `sandboxes/lives.py`."""
+
+    def began(self, row: Sandbox, start_type: StartType) -> None: ...
+
+    async def follow(self, row: Sandbox, driver: Driver, handle: Handle) -> None: ...
+
+    def ready(self, row: Sandbox) -> None: ...
+
+    def adopted(self, row: Sandbox) -> None: ...
+
+    def failed(self, row: Sandbox, failure: Failure) -> None: ...
+
+    async def finish(self, row: Sandbox, driver: Driver, handle: Handle) -> None: ...
+
+    def ended(self, row: Sandbox, reason: str) -> None: ...
+
+    async def settle(self, living: Collection[str]) -> None: ...
+
+    async def forget_session(self, key: SessionKey) -> None: ...
+
+
 class Starter:
-    """Starts and stops single sandboxes and keeps their rows true."""
+    """Starts and stops single sandboxes and keeps their rows true; `witness` is told."""
 
     def __init__(
         self,
@@ -71,9 +95,11 @@ class Starter:
         identity_header: Callable[[str], str],
         ready_timeout: float,
         stop_grace: float,
+        witness: Witness,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self.witness = witness
         self._installation = installation
         self._ca_bundle = ca_bundle
         self._identity_header = identity_header
@@ -97,7 +123,7 @@ class Starter:
                 del self._at_work[row.id]
 
     def new_row(self, version: AgentVersion, place: Place, session: Session | None, session_id: str) -> Sandbox:
-        """The row of a sandbox to be: for `session`, or warm with the id that its session will take."""
+        """The row of a sandbox to be: for `session`, or warm with the id that its session will take (`""` for any)."""
         return Sandbox(
             id=new_sandbox_id(),
             project=version.project,
@@ -137,6 +163,7 @@ class Starter:
     ) -> LiveSandbox:
         phase = Phase.CREATE
         handle: Handle | None = None
+        self.witness.began(row, _start_type(version, session))
         try:
             spec = self._spec(row, agent, version, place, source)
             async with aclosing(place.driver.start(spec)) as steps:
@@ -147,20 +174,27 @@ class Starter:
                     if on_phase is not None:
                         await on_phase(phase)
             assert handle is not None
+            await self.witness.follow(row, place.driver, handle)
             await self._probe(handle, version, place)
             assert handle.address is not None
-            generation = await learn_generation(handle.address)
-        except (CouldNotStart, DriverUnavailable):  # of a place that is away nothing can be learned; it comes back
-            await self.undo(row, place.driver)
+            adapter = await learn_adapter(handle.address)
+        except CouldNotStart as error:
+            self.witness.failed(row, error.failure)
+            await self.undo(row, place.driver, "did not become ready")
+            raise
+        except DriverUnavailable:  # of a place that is away nothing can be learned; it comes back
+            await self.undo(row, place.driver, "its place was away")
             raise
         except CupolaError as error:
-            output = await self._output(place.driver, handle)
-            await self.undo(row, place.driver)
-            raise CouldNotStart(evidence.of_error(error, phase, output)) from error
+            failure = evidence.of_error(error, phase, await self._output(place.driver, handle))
+            self.witness.failed(row, failure)
+            await self.undo(row, place.driver, "could not be started")
+            raise CouldNotStart(failure) from error
         except BaseException:
             # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
-            await asyncio.shield(self.undo(row, place.driver))
+            await asyncio.shield(self.undo(row, place.driver, "start broken off"))
             raise
+        self.witness.ready(row)
         row = replace(row, observed=Observed.READY)
         self._store.write_later(lambda conn: rows.put_sandbox(conn, row))
         return LiveSandbox(
@@ -171,7 +205,8 @@ class Starter:
             version=version,
             last=self._clock(),
             session=session,
-            generation=generation,
+            generation=adapter.generation,
+            binds_late=adapter.hooks,
         )
 
     async def _save(self, row: Sandbox) -> None:
@@ -248,7 +283,7 @@ class Starter:
     async def evidence_of_end(self, live: LiveSandbox) -> Failure:
         """Why a sandbox that was ready is no more: exit code and last lines, taken before it is removed."""
         observation = await live.driver.poll(live.handle)
-        return evidence.of_probe(
+        failure = evidence.of_probe(
             observation,
             (),
             await self._output(live.driver, live.handle),
@@ -258,23 +293,39 @@ class Starter:
             timeout=self._ready_timeout,
             loopback_answers=True,
         )
+        self.witness.failed(live.row, failure)
+        return failure
 
-    async def stop(self, live: LiveSandbox, *, grace: float | None = None) -> None:
+    async def stop(self, live: LiveSandbox, reason: str, *, grace: float | None = None) -> None:
         """SIGTERM, grace, SIGKILL; then its row goes. The home of a session stays, a warm sandbox's goes first."""
         live.stopping = True
         with self._working_on(live.row):
-            await live.driver.stop(live.handle, self._stop_grace if grace is None else grace)
+            await self._remove(live.row, live.driver, live.handle, self._stop_grace if grace is None else grace)
             await self._forget(live.row, live.driver)
+        self.witness.ended(live.row, reason)
 
-    async def undo(self, row: Sandbox, driver: Driver) -> None:
+    async def undo(self, row: Sandbox, driver: Driver, reason: str) -> None:
         """Removes what a start has made so far, and the row. May be repeated."""
         with self._working_on(row):
             if row.handle is not None:
-                await driver.stop(Handle.from_json(row.handle), 0)
+                await self._remove(row, driver, Handle.from_json(row.handle), 0)
             await self._forget(row, driver)
+        self.witness.ended(row, reason)
 
     async def _forget(self, row: Sandbox, driver: Driver) -> None:
         """The row is the last to go: from it, all that is left can be found again."""
         if row.session is None:
             await driver.delete_home(row.home)
         await self._store.write(lambda conn: rows.delete_sandbox(conn, row.id))
+
+    async def _remove(self, row: Sandbox, driver: Driver, handle: Handle, grace: float) -> None:
+        """Ends a sandbox, and removes it once its last words are kept."""
+        await driver.end(handle, grace)
+        await self.witness.finish(row, driver, handle)
+        await driver.stop(handle, 0)
+
+
+def _start_type(version: AgentVersion, session: Session | None) -> StartType:
+    if session is not None:
+        return StartType.COLD if session.stopped_at is None else StartType.RESUME
+    return StartType.PROBE if version.status is VersionStatus.CREATING else StartType.WARM

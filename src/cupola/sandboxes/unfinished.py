@@ -23,7 +23,7 @@ from cupola.errors import CupolaError
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.lost import LostResponses
 from cupola.sandboxes.ready import Sandboxes
-from cupola.sandboxes.reconcile import Versions, key_of, looks_awake
+from cupola.sandboxes.reconcile import Versions, looks_awake
 from cupola.sessions import Desired, Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
@@ -80,7 +80,7 @@ class Unfinished:
             await self._tried(self._look_at_session(session))
         statuses = [VersionStatus.CREATING, VersionStatus.DELETING]
         for version in await self._store.read(lambda conn: agent_rows.versions_in(conn, statuses)):
-            if not self._versions.is_at_work_on(version) and self._is_left("version", *key_of(version)):
+            if not self._versions.is_at_work_on(version) and self._is_left("version", *version.key):
                 await self._tried(self._versions.resume(version))
         for response in await self._store.read(lambda conn: response_rows.in_progress_responses(conn, None)):
             await self._tried(self._look_at_response(response))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, false, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, false, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cupola.agents import Agent, AgentVersion, Definition, Failure, Phase, VersionRule, VersionStatus
@@ -26,11 +26,16 @@ _THIS_VERSION = and_(_VERSIONS_OF_AGENT, versions.c.version == bindparam("p_vers
 _GET_AGENT = select(agents).where(_THIS_AGENT)
 _DELETE_AGENT = delete(agents).where(_THIS_AGENT)
 _GET_VERSION = select(versions).where(_THIS_VERSION)
+_STATUS = select(versions.c.status).where(_THIS_VERSION)
 _DELETE_VERSION = delete(versions).where(_THIS_VERSION)
 _RELEASED: ColumnElement[bool] = and_(versions.c.draft == false(), versions.c.status != VersionStatus.DELETED.value)
 _NEWEST = select(versions).where(_VERSIONS_OF_AGENT).order_by(versions.c.seq.desc())
 _NEWEST_RELEASES = _NEWEST.where(versions.c.draft == false())
 _LATEST = _NEWEST.where(_RELEASED).limit(1)
+_WITH_POOLS = select(versions.c.project, versions.c.agent).where(versions.c.warm_pool > 0).distinct()
+_EVERY_AGENT = select(agents.c.project, agents.c.name)
+_SET_POOL = update(versions).where(_THIS_VERSION).values(warm_pool=bindparam("p_size"))
+_SET_BINDS_LATE = update(versions).where(_THIS_VERSION).values(binds_late=bindparam("p_binds_late"))
 _CODE_IN_USE = select(versions.c.seq).where(versions.c.code_sha256 == bindparam("p_sha256")).limit(1)
 
 
@@ -83,6 +88,11 @@ def get_version(conn: Connection, project: str, agent: str, version: str) -> Age
     return None if row is None else _version(row)
 
 
+def is_active(conn: Connection, version: tuple[str, str, str]) -> bool:
+    """Whether sessions may begin on the version now: asked in the transaction that begins one."""
+    return conn.execute(_STATUS, _named(version)).scalar() == VersionStatus.ACTIVE.value
+
+
 def put_version(conn: Connection, version: AgentVersion) -> None:
     """Makes the version, or replaces it where it stands in the list. Conflict where its agent is gone."""
     row = {
@@ -100,6 +110,8 @@ def put_version(conn: Connection, version: AgentVersion) -> None:
         "draft": version.draft,
         "warnings": list(version.warnings),
         "image_content": version.image_content,
+        "warm_pool": version.warm_pool,
+        "binds_late": version.binds_late,
     }
     try:
         upsert(conn, versions, row, _VERSION_KEYS)
@@ -150,6 +162,30 @@ def versions_in(conn: Connection, statuses: Collection[VersionStatus]) -> list[A
     return [_version(row) for row in conn.execute(question)]
 
 
+def agents_with_pools(conn: Connection) -> list[tuple[str, str]]:
+    """Project and name of the agents of which some version was told to have a warm pool."""
+    return [(project, agent) for project, agent in conn.execute(_WITH_POOLS)]
+
+
+def every_agent(conn: Connection) -> list[tuple[str, str]]:
+    """Project and name of every agent."""
+    return [(project, name) for project, name in conn.execute(_EVERY_AGENT)]
+
+
+def set_warm_pool(conn: Connection, version: tuple[str, str, str], size: int | None) -> None:
+    """The last word on a version's warm pool; passed over where there is no such version."""
+    conn.execute(_SET_POOL, {**_named(version), "p_size": size})
+
+
+def set_binds_late(conn: Connection, version: tuple[str, str, str], binds_late: bool) -> None:
+    """What a sandbox of the version has shown; passed over where there is no such version."""
+    conn.execute(_SET_BINDS_LATE, {**_named(version), "p_binds_late": binds_late})
+
+
+def _named(version: tuple[str, str, str]) -> dict[str, str]:
+    return dict(zip(("p_project", "p_agent", "p_version"), version, strict=True))
+
+
 def code_in_use(conn: Connection, sha256: str) -> bool:
     """Whether any version of any project was made from this zip."""
     return conn.execute(_CODE_IN_USE, {"p_sha256": sha256}).first() is not None
@@ -193,4 +229,6 @@ def _version(row: Row[Any]) -> AgentVersion:
         draft=row.draft,
         warnings=tuple(row.warnings),
         image_content=row.image_content,
+        warm_pool=row.warm_pool,
+        binds_late=row.binds_late,
     )

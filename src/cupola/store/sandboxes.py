@@ -17,6 +17,7 @@ from cupola.store.tables import sandboxes
 
 _DELETE = delete(sandboxes).where(sandboxes.c.id == bindparam("p_id"))
 _ALL = select(sandboxes).order_by(sandboxes.c.created_at, sandboxes.c.id)
+_THIS = select(sandboxes).where(sandboxes.c.id == bindparam("p_id"))
 _OF_SESSION = select(sandboxes).where(
     sandboxes.c.project == bindparam("p_project"),
     sandboxes.c.agent == bindparam("p_agent"),
@@ -53,6 +54,11 @@ def delete_sandbox(conn: Connection, id: str) -> bool:
 def all_sandboxes(conn: Connection) -> list[Sandbox]:
     """Of all projects, oldest first."""
     return [_sandbox(row) for row in conn.execute(_ALL)]
+
+
+def get_sandbox(conn: Connection, id: str) -> Sandbox | None:
+    row = conn.execute(_THIS, {"p_id": id}).first()
+    return None if row is None else _sandbox(row)
 
 
 def sandbox_of_session(conn: Connection, project: str, agent: str, session: str) -> Sandbox | None:

@@ -84,10 +84,13 @@ versions = Table(
     Column("draft", Boolean, nullable=False),
     Column("warnings", _Json, nullable=False),
     _text("image_content", nullable=True),
+    Column("warm_pool", Integer),
+    Column("binds_late", Boolean),
     UniqueConstraint("project", "agent", "version"),
     ForeignKeyConstraint(["project", "agent"], ["agents.project", "agents.name"], ondelete="CASCADE"),
     Index(None, "status"),
     Index(None, "code_sha256"),
+    Index(None, "warm_pool"),
     sqlite_autoincrement=True,
 )
 

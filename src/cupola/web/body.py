@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -79,6 +80,26 @@ async def read_bytes(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise _broken_off() from error
     return bytes(chunks)
+
+
+async def read_pieces(request: Request, limit: int, what: str) -> AsyncGenerator[bytes]:
+    """The request's body as it comes. Raises BadRequest where it breaks off, or PayloadTooLarge about `what`.
+
+    A body that is announced to be too large is refused before it is read.
+    """
+    too_large = PayloadTooLarge(f"The body is larger than {limit // 1024**2} MB, the most that {what} may have.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    seen = 0
+    try:
+        async for chunk in request.stream():
+            seen += len(chunk)
+            if seen > limit:
+                raise too_large
+            yield chunk
+    except ClientDisconnect as error:
+        raise _broken_off() from error
 
 
 def _broken_off() -> BadRequest:

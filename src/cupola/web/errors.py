@@ -32,6 +32,7 @@ STATUS: Mapping[type[errors.CupolaError], int] = {
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.PayloadTooLarge: 413,
+    errors.RangeNotSatisfiable: 416,
     errors.SessionNotReady: 424,
     errors.StartFailed: 424,
     errors.QuotaExceeded: 429,
@@ -224,6 +225,8 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
         headers["x-adc-response-details"] = details.decode()
     if isinstance(error, errors.PreconditionFailed) and error.etag is not None:
         headers["etag"] = error.etag
+    if isinstance(error, errors.RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
     session = scope.get("cupola.session_id") or error.extra.get("agent_session_id")
     if session is not None:
         headers["x-agent-session-id"] = session

@@ -6,7 +6,7 @@ The SDK ignores `has_more` and goes on while `last_id` is set, so the last page 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from starlette.datastructures import QueryParams
 
@@ -18,21 +18,22 @@ T = TypeVar("T")
 MAX_LIMIT = 100
 
 
-def page_from(query: QueryParams) -> Page:
-    """`limit` (1 to 100, default 20), `order`, `after` (azd: `pagination_token`), `before`.
+def page_from(query: QueryParams, *, limit: int = 20, order: Literal["asc", "desc"] = "desc") -> Page:
+    """`limit` (1 to 100), `order`, `after` (azd: `pagination_token`), `before`; what is missing is as given here.
 
     Raises BadRequest naming the parameter.
     """
-    order = query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise BadRequest(f"'order' is {brief(order)}; it must be asc or desc.", param="order")
-    text = query.get("limit", "20")
-    limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LIMIT)) else 0
-    if not 1 <= limit <= MAX_LIMIT:
+    wanted = query.get("order", order)
+    if wanted not in ("asc", "desc"):
+        raise BadRequest(f"'order' is {brief(wanted)}; it must be asc or desc.", param="order")
+    text = query.get("limit")
+    if text is not None:
+        limit = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LIMIT)) else 0
+    if text is not None and not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"'limit' is {brief(text)}; it must be a number from 1 to {MAX_LIMIT}.", param="limit")
     return Page(
         limit=limit,
-        order="asc" if order == "asc" else "desc",
+        order="asc" if wanted == "asc" else "desc",
         after=query.get("after") or query.get("pagination_token") or None,
         before=query.get("before") or None,
     )

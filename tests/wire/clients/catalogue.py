@@ -767,6 +767,69 @@ async def delete_session(bench: Bench) -> str:
     return "404 afterwards, not listed; a second delete is as good"
 
 
+# Files of sessions
+
+
+async def with_file(bench: Bench, content: bytes = b"a,b\n") -> tuple[str, str]:
+    """The agent that answers, and a session of it whose home has `data/in.csv`."""
+    name = await bench.answering()
+    session = (await bench.ask("omega")).model_extra["agent_session_id"]
+    written = await bench.control.upload_file(name, session, "data/in.csv", content)
+    same("path and bytes", (written["path"], written["bytes_written"]), ("data/in.csv", len(content)))
+    return name, session
+
+
+@operation("sessions.files.upload: any bytes, in place of others")
+async def upload_file(bench: Bench) -> str:
+    await with_file(bench, b"old")
+    name, session = await with_file(bench, bytes(range(256)))
+    found = await bench.control.download_file(name, session, "data/in.csv")
+    same("what is there", found, bytes(range(256)))
+    await raises(bench.control.upload_file(name, session, "data", b"x"), ResourceExistsError, 409)
+    await raises(bench.control.upload_file(name, session, "../x", b"x"), HttpResponseError, 400)
+    return "path and bytes_written; read back; 409 over a directory; 400 out of the home"
+
+
+@operation("sessions.files.download: what was uploaded", "sessions.files.upload")
+async def download_file(bench: Bench) -> str:
+    name, session = await with_file(bench)
+    for path in ("data/in.csv", "/data/in.csv", "/home/session/data/in.csv"):
+        same(path, await bench.control.download_file(name, session, path), b"a,b\n")
+    missing = bench.control.download_file(name, session, "data/none")
+    await raises(missing, ResourceNotFoundError, 404, "not_found")
+    return "by each spelling of the path; 404 of one that is not there"
+
+
+@operation("sessions.files.list: a directory, page by page", "sessions.files.upload")
+async def list_files(bench: Bench) -> str:
+    name, session = await with_file(bench)
+    for number in range(3):
+        await bench.control.upload_file(name, session, f"listed/{number}", b"12345")
+    (directory,) = [entry for entry in await bench.control.list_files(name, session) if entry["name"] == "data"]
+    same("a directory", (directory["is_directory"], directory["size"]), (True, 0))
+    found = await bench.control.list_files(name, session, "listed", limit=1)
+    same("names and sizes", [(entry["name"], entry["size"]) for entry in found], [("0", 5), ("1", 5), ("2", 5)])
+    true("no time", found[0]["modified_time"])
+    missing = bench.control.list_files(name, session, "none")
+    await raises(missing, ResourceNotFoundError, 404, "not_found")
+    return "names, sizes, times, which is a directory; 404 of one that is not there"
+
+
+@operation("sessions.files.delete: a file, then its directory", "sessions.files.list")
+async def delete_file(bench: Bench) -> str:
+    name, session = await with_file(bench)
+    await bench.control.upload_file(name, session, "data/more.csv", b"")
+    await bench.control.delete_file(name, session, "data/in.csv")
+    same(
+        "what is left", [entry["name"] for entry in await bench.control.list_files(name, session, "data")], ["more.csv"]
+    )
+    await raises(bench.control.delete_file(name, session, "data"), ResourceExistsError, 409, "conflict")
+    await bench.control.delete_file(name, session, "data", recursive=True)
+    again = bench.control.delete_file(name, session, "data", recursive=True)
+    await raises(again, ResourceNotFoundError, 404, "not_found")
+    return "gone; 409 of a directory that is not empty, but recursively; 404 afterwards"
+
+
 # Conversations
 
 

@@ -220,9 +220,47 @@ class Control:
             return
         await call(own(agent_name=agent, session_id=session, **self._isolation()))
 
+    # Files of sessions, likewise
+
+    async def upload_file(self, agent: str, session: str, path: str, content: Any) -> Any:
+        own = self._own("agents.upload_session_file", "beta.agents.upload_session_file")
+        if own is None:
+            more = {"params": {"path": path}, "headers": {"Content-Type": "application/octet-stream"}}
+            return await self.raw("PUT", f"{_files(agent, session)}/content", content=content, **more)
+        return await call(own(agent, session, content, path=path))
+
+    async def download_file(self, agent: str, session: str, path: str) -> bytes:
+        own = self._own("agents.download_session_file", "beta.agents.download_session_file")
+        if own is None:
+            return (await self.raw_bytes(f"{_files(agent, session)}/content", {"path": path}))[0]
+        return b"".join(await collect(own(agent, session, path=path)))
+
+    async def list_files(self, agent: str, session: str, path: str = ".", **query: Any) -> list[Any]:
+        """All entries; 2.1.0 has no pages, and the raw pipeline asks for none."""
+        own = self._own("agents.list_session_files", "beta.agents.list_session_files")
+        if own is not None:
+            return list(await collect(own(agent, session, path=path, **query)))
+        own = self._own("beta.agents.get_session_files")
+        if own is not None:
+            return list((await call(own(agent, session, path=path)))["entries"])
+        found = await self.raw("GET", _files(agent, session), params={"path": path})
+        return list(found["entries"])
+
+    async def delete_file(self, agent: str, session: str, path: str, *, recursive: bool = False) -> None:
+        own = self._own("agents.delete_session_file", "beta.agents.delete_session_file")
+        if own is None:
+            params = {"path": path, "recursive": str(recursive).lower()}
+            await self.raw("DELETE", _files(agent, session), params=params)
+            return
+        await call(own(agent, session, path=path, recursive=recursive))
+
     def _isolation(self) -> dict[str, str]:
         """A keyword that only 2.1.0 insists on."""
         return {"isolation_key": "mine"} if self.sdk.generation == "2.1.0" else {}
+
+
+def _files(agent: str, session: str) -> str:
+    return f"/agents/{agent}/endpoint/sessions/{session}/files"
 
 
 def packed(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Lives of sandboxes, how long requests took, copies of homes, and what sessions have used.
+"""Lives of sandboxes, how long requests took, copies of homes, what sessions have used, and warm pools.
 
 Revision ID: 0003
 Revises: 0002
@@ -89,9 +89,16 @@ def upgrade() -> None:
     )
     for column in ("used_seconds", "used_cpu_seconds"):
         op.add_column("sessions", sa.Column(column, sa.Float(), nullable=False, server_default="0"))
+    op.add_column("versions", sa.Column("warm_pool", sa.Integer(), nullable=True))
+    op.add_column("versions", sa.Column("binds_late", sa.Boolean(), nullable=True))
+    op.create_index(op.f("ix_versions_warm_pool"), "versions", ["warm_pool"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_versions_warm_pool"), "versions")
+    with op.batch_alter_table("versions") as versions:
+        versions.drop_column("binds_late")
+        versions.drop_column("warm_pool")
     with op.batch_alter_table("sessions") as sessions:
         sessions.drop_column("used_cpu_seconds")
         sessions.drop_column("used_seconds")
