@@ -102,16 +102,17 @@ class InProcess(Workload):
         """An old one of which nobody uses a session now; its sessions and their files end with it."""
         agent = self._dice.choice(AGENTS)
         there = [one for one in self._promises.versions.values() if one.agent == agent and one.state is Is.THERE]
-        if len(there) < 3:
+        if len(there) < 3 or not self._promises.may_delete:
             return
         version = there[0]
-        bound = await self._platform.under(self._bound_to(version))
-        if bound is None or any(session.busy for session in bound):
-            return
-        version.state = Is.OPEN
-        for session in bound:
-            session.state = Is.OPEN
-        answer = await self.send("DELETE", f"{PROJECT}/agents/{agent}/versions/{version.name}?force=true")
+        with self._promises.deleting():
+            bound = await self._platform.under(self._bound_to(version))
+            if bound is None or any(session.busy for session in bound):
+                return
+            version.state = Is.OPEN
+            for session in bound:
+                session.state = Is.OPEN
+            answer = await self.send("DELETE", f"{PROJECT}/agents/{agent}/versions/{version.name}?force=true")
         if answer is not None and answer.status == 200:
             version.state = Is.GONE
             for session in bound:

@@ -7,7 +7,8 @@ happened or not, and is `open` until it is asked for again.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -39,6 +40,11 @@ class Talk:
     heard: list[str] = field(default_factory=list)
     busy: int = 0
 
+    @property
+    def is_unbound(self) -> bool:
+        """Whether it is not known which session it has: the platform may know one whose answer was not heard."""
+        return self.session is None or self.session.state is not Is.THERE
+
 
 @dataclass(slots=True, eq=False)
 class Version:
@@ -57,6 +63,8 @@ class Promises:
     responses: dict[str, tuple[str, str]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     """Responses that were shown to be in progress: in the background, or in a stream that broke off."""
+    deletions: int = 0
+    """Of sessions, under way: who asks for one meanwhile may rightly begin it anew."""
 
     def session(self, agent: str, id: str) -> Session:
         """The session that an answer named."""
@@ -64,6 +72,19 @@ class Promises:
 
     def there(self) -> list[Session]:
         return [session for session in self.sessions.values() if session.state is Is.THERE]
+
+    @contextmanager
+    def deleting(self) -> Iterator[None]:
+        self.deletions += 1
+        try:
+            yield
+        finally:
+            self.deletions -= 1
+
+    @property
+    def may_delete(self) -> bool:
+        """No request is under way to a session that nobody here knows."""
+        return not any(talk.busy and talk.is_unbound for talk in self.talks.values())
 
     def rested(self, dice: random.Random, sessions: Iterable[Session] | None = None) -> Session | None:
         """A session that nobody is asking for anything."""

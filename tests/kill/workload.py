@@ -183,10 +183,11 @@ class Workload:
 
     async def delete_session(self) -> None:
         session = self._promises.rested(self._dice)
-        if session is None:
+        if session is None or not self._promises.may_delete:
             return
         session.state = Is.OPEN
-        answer = await self.send("DELETE", f"{endpoint(session.agent)}/sessions/{session.id}")
+        with self._promises.deleting():
+            answer = await self.send("DELETE", f"{endpoint(session.agent)}/sessions/{session.id}")
         if answer is not None and answer.status == 204:
             session.state = Is.GONE
 
@@ -219,7 +220,8 @@ class Workload:
 
     def _rested_talk(self) -> Talk | None:
         """One turn after the other, as people talk."""
-        rested = [talk for talk in self._promises.talks.values() if not talk.busy]
+        certain = not self._promises.deletions
+        rested = [talk for talk in self._promises.talks.values() if not talk.busy and (certain or not talk.is_unbound)]
         return self._dice.choice(rested) if rested else None
 
     def _next(self) -> int:

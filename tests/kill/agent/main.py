@@ -48,11 +48,13 @@ class Agent(BaseHTTPRequestHandler):
             EATEN.append(os.urandom(1) * MEAL)
         if "keep" in asked:
             keep(asked["keep"])
+        if not asked.get("stream"):
+            time.sleep(asked.get("nap", 0))
         if self.path.startswith("/invocations"):
             names = [path.name for path in Path.home().iterdir()]
             self.reply(200, {"files": sorted(name for name in names if not name.startswith("."))})
         elif asked.get("stream"):
-            self.stream(asked["input"])
+            self.stream(asked["input"], asked.get("nap", 0))
         elif asked.get("background"):
             body = self.response("completed", asked["input"])
             BACKGROUND[body["id"]] = (time.monotonic() + 0.3, body)
@@ -67,7 +69,7 @@ class Agent(BaseHTTPRequestHandler):
         output = [{**message, "status": "completed"}] if status == "completed" else []
         return {"id": response_id, "object": "response", "created_at": 1, "status": status, "output": output}
 
-    def stream(self, text: str) -> None:
+    def stream(self, text: str, nap: float) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
@@ -75,7 +77,7 @@ class Agent(BaseHTTPRequestHandler):
         self.event("response.created", response=self.response("in_progress", ""))
         for _ in range(5):
             self.event("response.output_text.delta", delta="tick ")
-            time.sleep(0.02)
+            time.sleep(0.02 + nap / 5)
         self.event("response.completed", response=self.response("completed", text))
 
     def event(self, kind: str, **fields: Any) -> None:
