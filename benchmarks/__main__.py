@@ -1,6 +1,6 @@
 """`make bench`: measures, prints a table, writes `benchmarks/results.json`.
 
-`--core` measures the proxy core only, for work on it. Short and bounded: about two minutes in all.
+`--core` measures the proxy core only, for work on it. Short and bounded: about three minutes in all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.gateway import proxy_core_goals
 from benchmarks.platform_cases import platform_goals
 from benchmarks.report import Goal, print_table, write_results
+from benchmarks.sessions_at_rest import sessions_at_rest_goals
 from benchmarks.store import store_goals
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -39,6 +40,7 @@ def _all(scratch: Path, *, core_only: bool) -> Iterator[Goal]:
     yield from proxy_core_goals(scratch)
     if not core_only:
         yield from store_goals(scratch)
+        yield from sessions_at_rest_goals(scratch)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
@@ -37,6 +38,7 @@ from cupola.callbacks.owner import SessionNow
 from cupola.callbacks.state import StateStores
 from cupola.callbacks.storage import Storage
 from cupola.callbacks.tokens import ClientTokens, SandboxTokens
+from cupola.clock import SteadyClock
 from cupola.drivers import docker
 from cupola.drivers.base import CallbackReach, Driver
 from cupola.drivers.process import ProcessDriver
@@ -54,11 +56,14 @@ from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
 from cupola.gateway.upstream import Upstream
-from cupola.gateway.websocket import Limits, WebSockets
+from cupola.gateway.websocket import Limits as SocketLimits
+from cupola.gateway.websocket import WebSockets
 from cupola.installation import Installation, Running
 from cupola.issuers import read_issuer
+from cupola.limits import Budget, Limits
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
+from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.kept import KeptOutput
 from cupola.sandboxes.lives import Lives
@@ -101,7 +106,7 @@ class Finders:
 
 
 class Platform:
-    """All parts of one installation but its sockets. `clock` gives unix seconds."""
+    """All parts of one installation but its sockets."""
 
     def __init__(
         self,
@@ -110,12 +115,13 @@ class Platform:
         store: Store,
         tokens: Tokens,
         find: Finders,
-        clock: Callable[[], float] = time.time,
+        clock: SteadyClock | None = None,
         fetch: Fetch = fetch,
-        sockets: Limits | None = None,
+        sockets: SocketLimits | None = None,
         log_limits: LogLimits | None = None,
     ) -> None:
         layout = installation.layout
+        clock = clock or SteadyClock()
         self._store = store
         self._clock = clock
         self._azure_limits = settings.azure_limits
@@ -149,21 +155,26 @@ class Platform:
             self._starter,
             self.places,
             max_sandboxes=settings.max_sandboxes,
+            limits=Limits(
+                settings.max_sessions_per_project, settings.max_sessions_per_agent, settings.max_sessions_per_caller
+            ),
+            budget=Budget(settings.session_max_seconds, settings.session_max_cpu_seconds),
             on_lost=self._lost.sandbox_ended,
             clock=clock,
         )
         self.warm = WarmPools(store, self.sandboxes, default=settings.warm_pool, clock=clock)
         self.versions = Versions(store, self._starter, self.places, self.sandboxes, self.warm.reconsider)
         self.orphans = Orphans(
-            store, self.places, self._starter, self.sandboxes.live, grace=settings.orphan_grace, clock=clock
+            store, self.places, self._starter, self.sandboxes.live, grace=settings.orphan_grace, clock=clock.ticks
         )
-        self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock)
+        self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock, step=clock.step)
+        self.expiry = Expiry(store, self.sandboxes, clock, clock.stood)
         self.state_expiry = StateExpiry(store, clock)
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
-        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users)
-        self._sessions = Sessions(store, self.sandboxes, self._choice, clock)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self.expiry)
+        self._sessions = Sessions(store, self.sandboxes, self._choice, self.expiry, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
@@ -171,7 +182,7 @@ class Platform:
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
         self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
-        self.socket_limits = sockets or Limits()
+        self.socket_limits = sockets or SocketLimits()
         self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
         self.routes = routes.client_routes(self._handlers())
         self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
@@ -198,6 +209,7 @@ class Platform:
             ),
             versions=versions,
             sessions=self._sessions,
+            stopping=Stopping(self._store, self.sandboxes),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
             responses=responses,
@@ -337,6 +349,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
         await platform.begin()
         for loop in (
             platform.reaper.run(),
+            platform.expiry.run(),
             platform.orphans.run(),
             platform.unfinished.run(),
             platform.state_expiry.run(),

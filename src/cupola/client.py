@@ -6,11 +6,14 @@ standard library, and it stays synchronous.
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,9 +66,26 @@ class Client:
             raise NotRunning(f"No platform runs with state directory {state_dir}: start one with `cupola up`.")
         return cls(running, layout.identity_header.read_text().strip(), layout.ca / "ca.pem", timeout=timeout)
 
+    def own(self, agent: str, project: str | None = None) -> str:
+        """The path of what Cupola itself offers for an agent, by default of the project that the platform names."""
+        project = project or self.running.endpoint.rpartition("/")[2]
+        return f"/cupola/projects/{urllib.parse.quote(project, safe='')}/agents/{urllib.parse.quote(agent, safe='')}"
+
     def get(self, path: str) -> Any:
         """The JSON at `path` (from the root of the host)."""
         return self._authorized("GET", path, None)
+
+    def lines(self, path: str) -> Iterator[Any]:
+        """The JSON objects at `path`, one a line, as they come, for as long as they do; None for an empty line.
+
+        Empty lines are signs of life of a platform that waits for something: silence for longer than the client's
+        timeout is an error, and so is an end in the middle.
+        """
+        request = self._request("GET", path)
+        request.add_header("Authorization", f"Bearer {self.token()}")
+        with self._told(), self._opener.open(request, timeout=self._timeout) as reply:
+            for line in reply:
+                yield _parsed(line.strip(), request)
 
     def post(self, path: str, body: Any) -> Any:
         return self._authorized("POST", path, body)
@@ -95,15 +115,22 @@ class Client:
         return urllib.request.Request(self.running.base_url + path, method=method)  # noqa: S310 - our own https URL
 
     def _exchange(self, request: urllib.request.Request) -> Any:
+        with self._told(), self._opener.open(request, timeout=self._timeout) as reply:
+            return _parsed(reply.read(), request)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong on the way, as our errors."""
         try:
-            with self._opener.open(request, timeout=self._timeout) as reply:
-                return _parsed(reply.read(), request)
+            yield
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
         except urllib.error.URLError as error:
             raise self._unreachable(error.reason) from error
         except OSError as error:  # a time-out or a reset while the body is read
             raise self._unreachable(error) from error
+        except http.client.HTTPException as error:  # it ended in the middle
+            raise CupolaError(f"The platform at {self.running.base_url} broke off its answer.") from error
 
     def _unreachable(self, reason: str | BaseException) -> CupolaError:
         where = f"{self.running.base_url} (pid {self.running.pid})"

@@ -21,6 +21,7 @@ from cupola.api.health import Health
 from cupola.api.logs import Logs
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
 from cupola.api.warm import Pools
 from cupola.callbacks.conversations import ConversationItems
@@ -41,7 +42,8 @@ AGENT = PROJECT + "/agents/{agent}"
 PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
 FILES = SESSIONS + "/{session}/files"
-OWN = "/cupola/projects/{project}/agents/{agent}"
+OWN_PROJECT = "/cupola/projects/{project}"
+OWN = OWN_PROJECT + "/agents/{agent}"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -62,6 +64,7 @@ class Handlers:
     agents: Agents
     versions: Versions
     sessions: Sessions
+    stopping: Stopping
     files: Files
     logs: Logs
     responses: Responses
@@ -114,6 +117,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("POST", AGENT, to.agents.update, OPERATE),
         call("PATCH", AGENT, to.agents.configure, OPERATE),
         call("DELETE", AGENT, to.agents.delete, OPERATE),
+        call("POST", OWN + "/sessions/{session}:kill", to.stopping.kill, USE),
+        call("POST", OWN_PROJECT + "/sessions:stop", to.stopping.stop_all, USE),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", OWN + "/warm", to.pools.list, READ),
         call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),

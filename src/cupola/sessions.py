@@ -64,8 +64,8 @@ class Session:
     """One session of one agent, bound to one version for life. Times are unix seconds.
 
     `home` names its lasting files; a session that adopts a warm sandbox takes over that sandbox's home.
-    `caller` is the isolation key of who made it. `used_seconds` is how long its earlier sandboxes have run in all,
-    `used_cpu_seconds` how much of the processors they have used.
+    `caller` is the isolation key of who made it. `used_seconds` is how long its sandboxes have run in all and
+    `used_cpu_seconds` how much of the processors they have used, as far as that was counted yet (`sandboxes/usage`).
     """
 
     project: str
@@ -106,10 +106,10 @@ class Session:
         return SessionStatus.IDLE if self.stopped_at is not None else SessionStatus.CREATING
 
     def to_starting(self, now: float) -> Self:
-        return replace(self, desired=Desired.RUNNING, observed=Observed.STARTING, failure=None, last_accessed_at=now)
+        return replace(self.to_accessed(now), desired=Desired.RUNNING, observed=Observed.STARTING, failure=None)
 
     def to_ready(self, now: float) -> Self:
-        return replace(self, observed=Observed.READY, failure=None, last_accessed_at=now)
+        return replace(self.to_accessed(now), observed=Observed.READY, failure=None)
 
     def to_failed(self, failure: Failure) -> Self:
         return replace(self, observed=Observed.FAILED, failure=failure)
@@ -119,6 +119,14 @@ class Session:
 
     def to_deleted(self) -> Self:
         return replace(self, desired=Desired.DELETED)
+
+    def to_used(self, seconds: float, cpu_seconds: float) -> Self:
+        """With so much more on its account."""
+        return replace(
+            self,
+            used_seconds=self.used_seconds + seconds,
+            used_cpu_seconds=self.used_cpu_seconds + cpu_seconds,
+        )
 
     def to_accessed(self, now: float) -> Self:
         return replace(self, last_accessed_at=max(now, self.last_accessed_at))
@@ -142,7 +150,8 @@ class Sandbox:
 
     `handle` is the driver's own JSON (`drivers.base.Handle`), None before anything was made. `session` is None while
     the sandbox is warm; `session_id` is the id that it was started with and that the session adopting it takes, empty
-    in one that is bound late: it takes the id of whatever session adopts it.
+    in one that is bound late: it takes the id of whatever session adopts it. `used_cpu_seconds` is how much of its
+    processor time stands on its session's account already.
     """
 
     id: str
@@ -157,6 +166,7 @@ class Sandbox:
     session: str | None = None
     handle: Mapping[str, Any] | None = None
     observed: Observed = Observed.STARTING
+    used_cpu_seconds: float = 0.0
 
     @property
     def is_bound_late(self) -> bool:
@@ -179,7 +189,8 @@ class Activity:
 def is_idle(activity: Activity, idle_timeout: float, now: float) -> bool:
     """Whether a sandbox may be stopped: nothing open, nothing running in the background, quiet for the time-out.
 
-    Open requests count whether they are plain, streamed or WebSockets; probes and log readers are no activity.
+    Open requests count whether they are plain, streamed or WebSockets. Probes, readers of logs and files, and what the
+    platform asks a container by itself are no activity: they are not counted in `Activity` in the first place.
     """
     if activity.open_requests or activity.background_responses:
         return False

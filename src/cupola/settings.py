@@ -57,6 +57,20 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(50, ge=1)
     """Sandboxes running at once; beyond it the least recently used idle one stops, or the request gets a 429."""
 
+    max_sessions_per_project: int = Field(0, ge=0)
+    """Sessions of one project that may run at once; 0 for no limit but `max_sandboxes`, which protects the machine."""
+
+    max_sessions_per_agent: int = Field(0, ge=0)
+    """Sessions of one agent that may run at once; 0 for no limit."""
+
+    max_sessions_per_caller: int = Field(0, ge=0)
+    """Sessions of one caller that may run at once in a project; 0 for no limit: most installations have one user."""
+
+    session_max_seconds: float = Field(0, ge=0)
+    """Seconds that a session may run in all; a version's metadata key of that name wins. 0 for no limit."""
+
+    session_max_cpu_seconds: float = Field(0, ge=0)
+    """Processor seconds that a session may use in all; a version's metadata key of that name wins. 0 for no limit."""
     warm_pool: int = Field(0, ge=0, le=MAX_WARM_POOL)
     """Sandboxes that wait for new sessions, for each version that gets traffic and does not say (`warm_pool` in its
     metadata). 0: none is started ahead, since each takes memory of agents that may not be asked; the one that was

@@ -29,6 +29,7 @@ A1 = f"{AGENTS}/a1"
 NEW = f"{AGENTS}/new/versions"
 PROJECT_OPENAI = f"{PROJECT}/openai/v1"
 INVOCATIONS = f"{A1}/endpoint/protocols/invocations"
+USED = f"{AGENTS}/busy/endpoint/sessions/used/files"
 TOKEN = "ghp_" + "a1B2" * 9
 
 
@@ -123,6 +124,11 @@ def asked(param: str | None, said: str, code: str = "bad_request", status: int =
 
 def raw(path: str, said: str, content: bytes, method: str = "POST", **headers: str) -> Bad:
     return Bad(method, path, 400, "invalid_payload", None, said, raw=content, headers=headers)
+
+
+def pathless(method: str, address: str, said: str, body: Any = None, *, code: str = "bad_request") -> Bad:
+    """A path of the session in use that no file can have."""
+    return Bad(method, USED + address, 400, code, "path", said, body)
 
 
 def unserved(method: str, path: str) -> Bad:
@@ -494,6 +500,42 @@ READS = [
     Bad("GET", f"{A1}/code:download?agent_version=1", 409, "AgentNotCodeBased", None, "runs an image"),
 ]
 
+FILES = [
+    absent("GET", f"{AGENTS}/none/endpoint/sessions/s/files", "agent_name", "does not exist"),
+    absent("PUT", f"{A1}/endpoint/sessions/none/files/content?path=a", "agent_session_id", "no session 'none'"),
+    pathless("PUT", "/content", "is missing"),
+    pathless("GET", "/content?path=", "is missing"),
+    pathless("GET", "/content?path=a&path=b", "more than once"),
+    pathless("GET", "/stat?path=%ff", "not UTF-8"),
+    pathless("GET", "?path=a/../b", "'..'"),
+    pathless("GET", "?path=%2e%2e", "'..'"),
+    pathless("DELETE", "?path=a%5Cb", "backslash"),
+    pathless("DELETE", "?path=/home/session", "home itself"),
+    pathless("PUT", "/content?path=a/", "ends in '/'"),
+    pathless("PUT", f"/content?path={'n' * 256}", "longer than 255 bytes"),
+    pathless("POST", "/mkdir", "NUL", {"path": "a\0"}),
+    pathless("POST", "/mkdir", "string", {"path": 5}, code="invalid_payload"),
+    pathless("POST", "/mkdir", "required", {}, code="invalid_payload"),
+    absent("GET", f"{USED}/content?path=none", "path", "'none'"),
+    absent("GET", f"{USED}?path=none", "path", "'none'"),
+    absent("DELETE", f"{USED}?path=none&recursive=true", "path", "'none'"),
+    Bad("DELETE", f"{USED}?path=a&recursive=maybe", 400, "bad_request", "recursive", "true or false"),
+    Bad("GET", f"{USED}?limit=0", 400, "bad_request", "limit", "from 1 to 100"),
+    Bad("GET", f"{USED}?order=size", 400, "bad_request", "order", "asc or desc"),
+    unsupported("POST", f"{USED}/content"),
+    unsupported("PUT", USED),
+    Bad(
+        "PUT",
+        f"{USED}/content?path=a",
+        413,
+        "payload_too_large",
+        None,
+        "50 MB",
+        raw=b"",
+        headers={"content-length": "52428801"},
+    ),
+]
+
 ROUTES = [
     unserved("POST", f"{PROJECT}/agents:import"),
     unserved("POST", f"{PROJECT}/agents:generate"),
@@ -594,7 +636,7 @@ TALK = [
     absent("POST", f"{INVOCATIONS}/nope/cancel", "agent_session_id", "no invocation 'nope'"),
 ]
 
-TABLE = [*NAMES, *BODIES, *DEFINITIONS, *ENDPOINTS, *ZIPS, *READS, *ROUTES, *TALK]
+TABLE = [*NAMES, *BODIES, *DEFINITIONS, *ENDPOINTS, *ZIPS, *READS, *FILES, *ROUTES, *TALK]
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,7 +679,9 @@ async def settled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Se
         assert draft.json()["version"] == "draft-1700000000000"
         await platform.settled("a1", "draft-1700000000000")
         await platform.create_version("busy")
-        answer = await platform.call("POST", f"{OPENAI.replace('a1', 'busy')}/responses", {"input": "hi"})
+        answer = await platform.call(
+            "POST", f"{OPENAI.replace('a1', 'busy')}/responses", {"input": "hi", "agent_session_id": "used"}
+        )
         assert answer.status == 200
         yield Settled(platform, await platform.conversation())
 

@@ -43,13 +43,13 @@ class Agent(StrEnum):
 
 
 SERVER = """
-import os, pathlib, signal, sys, threading
+import os, pathlib, signal, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HOME = pathlib.Path(os.environ["HOME"])
 
 class Handler(BaseHTTPRequestHandler):
-    # GET /readiness, /environment/NAME, /files/NAME; PUT /files/NAME; POST /say/STREAM, /eat
+    # GET /readiness, /environment/NAME, /files/NAME, /burn; PUT /files/NAME; POST /say/STREAM, /eat
     def answer(self, status, body=b""):
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -66,6 +66,10 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "files":
             file = HOME / rest[0]
             self.answer(200, file.read_bytes()) if file.exists() else self.answer(404)
+        elif kind == "burn":
+            burning = "import time\\nwhile time.process_time() < 0.3: pass"
+            subprocess.run([sys.executable, "-c", burning], check=True)
+            self.answer(200)
         else:
             self.answer(404)
 

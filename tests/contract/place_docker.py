@@ -124,11 +124,18 @@ class Containers:
 
 
 @asynccontextmanager
-async def open_place(tmp_path: Path, installation: str) -> AsyncIterator[Containers]:
-    """Containers, homes, networks and images of the installation are gone at the end."""
+async def open_place(tmp_path: Path, installation: str, variant: str = "") -> AsyncIterator[Containers]:
+    """Containers, homes, networks and images of the installation are gone at the end.
+
+    The variant `through` leaves the files of homes to the engine, as where its volumes are out of reach.
+    """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client())
-        driver = await connect(installation)
+        if variant == "through":
+            own, traits = await open_engine(os.environ, Path.home())
+            driver = DockerDriver(own, installation, traits=traits, reaching_volumes=False)
+        else:
+            driver = await connect(installation)
         place = Containers(tmp_path, installation, driver, stack)
         stack.push_async_callback(driver.aclose)
         stack.push_async_callback(remove_everything, client, installation)

@@ -28,6 +28,9 @@ async def answer(sandbox: FakeSandbox, request: Request) -> Reply:
     if request.method == "PUT":
         sandbox.files[rest[0]] = request.body
         return Reply()
+    if kind == "burn":
+        sandbox.cpu_seconds = (sandbox.cpu_seconds or 0) + 0.3
+        return Reply()
     found = sandbox.files.get(rest[0])
     if kind == "environment":
         value = sandbox.environment.get(rest[0])

@@ -125,6 +125,7 @@ async def test_an_unknown_handle_is_gone(place: Place) -> None:
     assert await place.driver.poll(handle) == Observation(Life.GONE)
     assert await place.driver.output(handle, 5) == []
     assert not await place.driver.listeners(handle)
+    assert await place.driver.usage(handle) is None
     await place.driver.stop(handle, 0)
     await place.driver.delete_home("never-seen")
 
@@ -224,6 +225,35 @@ async def test_sigkill_after_the_grace(place: Place) -> None:
     assert time.monotonic() - began >= 0.9
     assert (await place.driver.poll(handle)).life is Life.GONE
     assert not await answers(handle)
+
+
+async def test_a_shorter_stop_overtakes_a_longer_one(place: Place) -> None:
+    """An agent that ignores SIGTERM is gone at once when somebody does not want to wait; both stops return."""
+    handle = await serve(place, Agent.STUBBORN)
+    for patient, impatient in (
+        (place.driver.end(handle, 600), place.driver.end),
+        (place.driver.stop(handle, 600), place.driver.stop),
+    ):
+        waiting = asyncio.create_task(patient)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            await impatient(handle, 0)
+            await waiting
+    assert (await place.driver.poll(handle)).life is Life.GONE
+    assert await place.driver.list() == []
+
+
+async def test_the_processor_time_of_all_processes_is_seen(place: Place) -> None:
+    """Also of a child that has ended; of what is gone there is none."""
+    handle = await serve(place)
+    before = await place.driver.usage(handle)
+    assert before is not None
+    assert (await ask(address(handle), "GET", "/burn"))[0] == 200
+    after = await place.driver.usage(handle)
+    assert after is not None
+    assert 0.29 <= after - before < 10
+    await place.driver.stop(handle, 5)
+    assert await place.driver.usage(handle) is None
 
 
 async def test_the_memory_limit_holds(place: Place) -> None:

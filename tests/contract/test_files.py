@@ -14,7 +14,12 @@ from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.files import HomePath, read_path
 from tests.contract.place import Agent, Place, open_place
 
-HOMES = ["fake", "process", pytest.param("docker", marks=pytest.mark.engine)]
+HOMES = [
+    "fake",
+    "process",
+    pytest.param("docker", marks=pytest.mark.engine),
+    pytest.param("docker-through", marks=pytest.mark.engine),
+]
 BIG = 3 * 1024 * 1024 + 17
 
 
@@ -62,22 +67,22 @@ def image(place: Place) -> ImageSource | None:
 @pytest.fixture
 async def home(place: Place) -> Home:
     await place.driver.make_home("h1", image(place))
-    files = await place.driver.home_files("h1")
+    files = await place.driver.home_files("h1", image(place))
     assert files is not None
     return Home(place, files)
 
 
 async def test_a_home_is_made_once(place: Place) -> None:
     """There is none before it is made; making it again leaves its files alone; deleted it is none again."""
-    assert await place.driver.home_files("h1") is None
+    assert await place.driver.home_files("h1", image(place)) is None
     for content in (b"", b"kept"):
         await place.driver.make_home("h1", image(place))
-        files = await place.driver.home_files("h1")
+        files = await place.driver.home_files("h1", image(place))
         assert files is not None
         assert [entry.size for entry in await files.list(HomePath())] == [0] * (content == b"kept")
         await files.write(HomePath(("a",)), pieces(content))
     await place.driver.delete_home("h1")
-    assert await place.driver.home_files("h1") is None
+    assert await place.driver.home_files("h1", image(place)) is None
     assert await place.driver.list() == []
 
 

@@ -21,6 +21,17 @@ async def say(handle: Handle, text: str | bytes, stream: str = "stdout") -> None
     assert status == 200
 
 
+async def listening(place: Place, agent: Agent = Agent.ECHO) -> Handle:
+    """A sandbox that has written its first line: it answers a moment before."""
+    handle = await serve(place, agent)
+
+    async def written() -> bool:
+        return "listening" in await place.driver.output(handle, 5)
+
+    await drivers.eventually(written)
+    return handle
+
+
 async def until(pieces: AsyncGenerator[Output], last: str) -> tuple[list[OutputLine], str]:
     """The lines up to one that ends with `last`, and the mark behind them."""
     lines: list[OutputLine] = []
@@ -93,7 +104,7 @@ async def test_a_mark_is_good_after_a_restart(place: Place) -> None:
 
 async def test_following_ends_with_the_sandbox(place: Place) -> None:
     """When it has ended, its last words are read and the following ends; until a stop they can be read again."""
-    handle = await serve(place)
+    handle = await listening(place)
     pieces = place.driver.follow(handle, None)
     following = asyncio.ensure_future(until(pieces, "bye"))
     await place.driver.end(handle, 10)
@@ -116,7 +127,7 @@ async def test_the_output_of_a_crash(place: Place) -> None:
 
 async def test_what_is_no_line_and_no_text(place: Place) -> None:
     """Long lines come in pieces that tear no character, bytes that are no text are marked, a last line needs no end."""
-    handle = await serve(place, Agent.STUBBORN)
+    handle = await listening(place, Agent.STUBBORN)
     long = "ä" * LONGEST_LINE * 2
     await say(handle, long)
     await say(handle, b"\xff\x00\xfe binary\n")

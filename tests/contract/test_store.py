@@ -303,6 +303,37 @@ async def test_a_session_expires_by_its_last_access(store: Store) -> None:
     assert new.last_accessed_at == 200.0
 
 
+async def test_expired_sessions_come_in_portions(store: Store) -> None:
+    """Longest unused first; those that are being deleted already take nobody's place."""
+    await _put_sessions(
+        store,
+        shapes.session("third", last_accessed_at=103.0),
+        shapes.session("gone", last_accessed_at=100.0, desired=Desired.DELETED),
+        shapes.session("second", last_accessed_at=102.0),
+        shapes.session("first", last_accessed_at=101.0),
+    )
+    found = await store.read(lambda c: session_rows.expired_sessions(c, 200.0 + LIFETIME, 2))
+    assert [session.id for session in found] == ["first", "second"]
+
+
+async def test_usage_is_kept_and_never_goes_back(store: Store) -> None:
+    """Of sessions and of sandboxes; what is unknown is passed over; the same total twice changes nothing."""
+    await _put_sessions(store, shapes.session("s1"), shapes.session("s2"))
+    await store.write(ask(sandbox_rows.put_sandbox, shapes.sandbox("b1")))
+
+    async def keep(*sessions: Session, **sandboxes: float) -> None:
+        await store.write(lambda c: session_rows.keep_usage(c, sessions))
+        await store.write(lambda c: sandbox_rows.keep_usage(c, sandboxes))
+
+    await keep(shapes.session("s1").to_used(10, 4), shapes.session("nobody").to_used(1, 1), b1=4.0, b2=1.0)
+    for _ in range(2):
+        await keep(shapes.session("s1").to_used(9, 3), b1=3.0)
+        await keep()
+        known = [await store.read(ask(session_rows.get_session, PROJECT, AGENT, id)) for id in ("s1", "s2")]
+        assert [s and (s.used_seconds, s.used_cpu_seconds) for s in known] == [(10, 4), (0, 0)]
+        assert [row.used_cpu_seconds for row in await store.read(sandbox_rows.all_sandboxes)] == [4]
+
+
 async def test_a_conversation_stays_with_its_session(store: Store) -> None:
     """A binding lasts until the session is deleted, and the newest counts."""
 

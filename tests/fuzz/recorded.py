@@ -20,6 +20,7 @@ class Recorded:
 _AGENTS = "/api/projects/{project}/agents"
 _AGENT = _AGENTS + "/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
+_FILES = _ENDPOINT + "/sessions/{session}/files"
 _OPENAI = _ENDPOINT + "/protocols/openai"
 _PROJECT_OPENAI = "/api/projects/{project}/openai"
 _V1 = "?api-version=v1"
@@ -113,6 +114,12 @@ RECORDED: Sequence[Recorded] = (
     Recorded("POST", _ENDPOINT + "/sessions" + _V1, {"agent_session_id": "s9", "version_indicator": _INDICATOR}),
     Recorded("GET", _ENDPOINT + "/sessions" + _V1),
     Recorded("POST", _ENDPOINT + "/sessions/{session}:stop" + _V1),
+    Recorded("PUT", _FILES + "/content" + _V1 + "&path=dir%2Fdata.csv", {"any": "bytes"}),
+    Recorded("GET", _FILES + "/content" + _V1 + "&path=dir%2Fdata.csv"),
+    Recorded("GET", _FILES + _V1 + "&path=dir&limit=20&order=asc&after=a"),
+    Recorded("GET", _FILES + "/stat" + _V1 + "&path=dir"),
+    Recorded("POST", _FILES + "/mkdir" + _V1, {"path": "/dir/new"}),
+    Recorded("DELETE", _FILES + _V1 + "&path=dir&recursive=true"),
     Recorded("DELETE", _ENDPOINT + "/sessions/{session}" + _V1),
     Recorded("POST", _OPENAI + "/responses" + _V1, _ASK),
     Recorded("POST", _OPENAI + "/responses" + _V1, {**_ASK, "stream": True}),

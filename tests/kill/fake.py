@@ -132,8 +132,8 @@ class InProcess(Workload):
         return await self._platform.store.read(question)
 
     async def let_time_pass(self) -> None:
-        """Sometimes so much that whatever rests goes idle."""
-        self._platform.clock.now += self._dice.choice((1, 30, 1000))
+        """Sometimes so much that whatever rests goes idle; a clock that was set wrongly is mended before that."""
+        self._platform.clock.now += self._dice.choice((1, 30) if self._platform.clock.jump else (1, 30, 1000))
         await self._platform.pass_of(self._platform.platform.reaper.once())
 
     async def look_for_orphans(self) -> None:
@@ -183,6 +183,7 @@ class _Life:
         if kind == "server" or self._dice.random() < 0.3:
             await self._restart(kind)
         self._trap.revive()
+        self._platform.clock.jump = 0
         self._platform.platform.background.pauses = _PAUSES
         await self._invariants.look(self._workload.where)
 
@@ -231,4 +232,5 @@ class _Life:
         self._trap.disk_full = self._dice.choice((1, 2, 5, 20))
 
     def _step_the_clock(self) -> None:
-        self._platform.clock.now += self._dice.choice(_STEPS_OF_THE_CLOCK)
+        """The machine's clock is set wrongly; it is mended before the look."""
+        self._platform.clock.jump += self._dice.choice(_STEPS_OF_THE_CLOCK)

@@ -38,6 +38,7 @@ class InvariantsInProcess(Invariants):
         platform = self._platform.platform
         for _ in range(3):
             await platform.reaper.once()
+            await platform.expiry.once()
             await platform.orphans.once()
             await platform.unfinished.once()
             self._platform.clock.now += self._platform.settings.orphan_grace / 2 + 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cupola.drivers.fake import Behaviour, FakeSandbox, Hooks, Reply, Request
+from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
+from cupola.drivers.fake_hooks import Hooks
 from cupola.errors import SetupError
 from cupola.identity import Role
 from cupola.sandboxes.live import LiveSandbox
@@ -284,6 +286,53 @@ async def test_a_session_that_came_into_being_elsewhere_keeps_its_home(tmp_path:
         assert live_of(platform, "s").start_type is SessionStart.COLD
         assert sandbox_of(platform, "s").spec.home == made.home
         await wait_until(lambda: waiting.row.id not in platform.running())
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_interleaves_a_session_has_one_sandbox(tmp_path: Path, seed: int) -> None:
+    """Requests, creates, stops, deletions and passes over the pool at once, some sandboxes refusing their session."""
+    dice = random.Random(seed)
+    async with open_platform(tmp_path, LATE, max_sandboxes=12) as platform:
+        await filled(platform, 4)
+        paths = [f"{SESSIONS}/s{number}" for number in range(5)]
+
+        async def act() -> int:
+            session = dice.randrange(5)
+            for live in warm_of(platform):
+                refuses = dice.random() < 0.2
+                platform.place.sandboxes[live.row.id].behaviour = replace(
+                    LATE, hooks=Hooks(after=500 if refuses else 200)
+                )
+            match dice.randrange(6):
+                case 0:
+                    return (await platform.call("POST", f"{paths[session]}:stop")).status
+                case 1:
+                    return (await platform.call("DELETE", paths[session])).status
+                case 2:
+                    return (await platform.call("POST", SESSIONS, {"agent_session_id": f"s{session}"})).status
+                case 3:
+                    await platform.platform.warm.once()
+                    return 200
+                case _:
+                    return (await platform.ask(agent_session_id=f"s{session}")).status
+
+        for _ in range(12):
+            answers = await asyncio.gather(*(act() for _ in range(8)))
+            assert set(answers) <= {200, 201, 204, 404, 409, 429}, answers
+            told = [sandbox.environment.get("FOUNDRY_AGENT_SESSION_ID") for sandbox in _serving(platform)]
+            assert len(told) == len(set(told)), told
+        await settle_pools(platform)
+        await wait_until(lambda: platform.platform.sandboxes.room == 12 - len(platform.platform.sandboxes.live))
+        rows = await platform.store.read(sandbox_rows.all_sandboxes)
+        assert sorted(row.id for row in rows) == sorted(platform.running())
+        sessions = [row.session for row in rows if row.session is not None]
+        assert len(sessions) == len(set(sessions))
+
+
+def _serving(platform: PlatformUnderTest) -> list[FakeSandbox]:
+    """The sandboxes that sessions have."""
+    lives = [live for live in platform.platform.sandboxes.live if live.session is not None]
+    return [platform.place.sandboxes[live.row.id] for live in lives if live.row.id in platform.place.sandboxes]
 
 
 # When it does not work

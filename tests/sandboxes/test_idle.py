@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cupola.sessions import SessionStatus
 from cupola.store import sessions as session_rows
@@ -109,3 +112,69 @@ async def test_the_pass_comes_by_itself(tmp_path: Path) -> None:
                 await asyncio.sleep(0.02)
         loop.cancel()
         await asyncio.wait([loop])
+
+
+async def idle_for_long(platform: PlatformUnderTest) -> None:
+    """A session `s` whose sandbox may be stopped, and nothing else that runs."""
+    await platform.hear(agent_session_id="s")
+    await later(platform, 800)
+    platform.clock.now += 899
+    assert len([live for live in platform.platform.sandboxes.live if live.session]) == 1
+
+
+@pytest.mark.parametrize("first", ["the reaper", "the request"])
+async def test_a_request_is_served_however_it_meets_the_reaper(platform: PlatformUnderTest, first: str) -> None:
+    """At every turn of the loop between the decision to stop and the end of the stop: it waits, and is answered.
+
+    One container at a time, and none that was asked before it ended was left without having answered.
+    """
+    await platform.create_version()
+    resumed = 0
+    for turns in range(60):
+        await idle_for_long(platform)
+        starts = platform.place.starts["s"]
+        platform.clock.now += 1
+        conversation = await platform.conversation()  # binding it lets others run between look-up and sending
+        asking = partial(platform.ask, agent_session_id="s", stream=True, conversation=conversation)
+        (live,) = [live for live in platform.platform.sandboxes.live if live.session]
+        pass_over = partial(platform.platform.reaper._stop, live)  # without what a pass writes before it decides
+        early, late = (pass_over, asking) if first == "the reaper" else (asking, pass_over)
+        one = asyncio.create_task(early())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            assert sum(box.spec.labels["cupola.session"] == "s" for box in platform.place.sandboxes.values()) <= 1
+        other = asyncio.create_task(late())
+        answers = [answer for answer in await asyncio.gather(one, other) if answer is not None]
+        assert [answer.status for answer in answers] == [200]
+        assert b"response.completed" in answers[0].body
+        resumed += platform.place.starts["s"] - starts
+        assert sum(box.abandoned for box in platform.place.sandboxes.values()) == 0
+    assert resumed  # else the two have never met
+
+
+@pytest.mark.parametrize("jump", [8 * 3600.0, -8 * 3600.0])
+async def test_a_jump_of_the_clock_reaps_nobody(platform: PlatformUnderTest, jump: float) -> None:
+    """A laptop that slept, a clock set right: what was used a minute ago was; the time-out goes on from there."""
+    await platform.create_version()
+    await platform.hear(agent_session_id="s")
+    await later(platform, 60)
+    platform.clock.jump += jump
+    await later(platform, 5)
+    await platform.hear(agent_session_id="t")
+    await later(platform, 834)
+    assert sorted(live.row.session_id for live in platform.platform.sandboxes.live if live.session) == ["s", "t"]
+    await later(platform, 1)
+    assert [live.row.session_id for live in platform.platform.sandboxes.live if live.session] == ["t"]
+    shown = (await platform.call("GET", f"{PROJECT}/agents/a1/endpoint/sessions/s")).json()
+    assert shown["stopped_at"] == int(platform.clock.wall())
+
+
+async def test_what_the_platform_and_onlookers_do_is_no_activity(platform: PlatformUnderTest) -> None:
+    """Getting, listing, and the passes themselves leave the time-out alone."""
+    await platform.create_version()
+    await platform.hear(agent_session_id="s")
+    for _ in range(9):
+        await later(platform, 100)
+        for path in ("", "/s"):
+            await platform.call("GET", f"{PROJECT}/agents/a1/endpoint/sessions{path}")
+    assert platform.running() == []

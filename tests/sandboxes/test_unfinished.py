@@ -229,19 +229,6 @@ async def test_a_row_that_serves_nobody_is_undone(platform: PlatformUnderTest) -
     assert [row.session for row in await platform.store.read(sandbox_rows.all_sandboxes)] == [None]
 
 
-async def test_a_clock_that_is_set_back_keeps_no_orphan(platform: PlatformUnderTest) -> None:
-    """The grace begins anew, and ends."""
-    await platform.create_version()
-    (live,) = platform.platform.sandboxes.live
-    platform.platform.sandboxes.live.remove(live)
-    await platform.platform.orphans.once()
-    platform.clock.now -= 40 * 86400
-    await platform.platform.orphans.once()
-    platform.clock.now += platform.settings.orphan_grace
-    await platform.platform.orphans.once()
-    assert platform.running() == []
-
-
 async def test_a_warm_sandbox_that_makes_room_takes_its_home_along(tmp_path: Path) -> None:
     """Nobody would know the home any more."""
     async with open_platform(tmp_path, Behaviour(handler=echo), max_sandboxes=1) as platform:

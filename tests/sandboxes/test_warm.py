@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupola.drivers.fake import Behaviour, Hooks, Moment
+from cupola.drivers.fake import Behaviour, Moment
+from cupola.drivers.fake_hooks import Hooks
 from cupola.sandboxes.warm import Plan, Pool, Waiting, decide
 from tests.support.agents import ECHO
 from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest, open_platform

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from cupola.api.logs import LogLimits
 from cupola.app import Finders, Platform, callback_apps
+from cupola.clock import SteadyClock
 from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation, SandboxSpec
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
 from cupola.errors import DriverUnavailable
@@ -68,13 +69,21 @@ class Answer:
 
 
 class Clock:
-    """The platform's clock, moved by the test. Unix seconds."""
+    """The machine's time, moved by the test: `now` passes, `jump` sets the clock without any time passing.
+
+    Unix seconds.
+    """
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
+        self.jump = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def wall(self) -> float:
+        """What the machine's clock says."""
+        return self.now + self.jump
 
 
 class Caller:
@@ -222,7 +231,7 @@ class PlatformUnderTest:
             self.store,
             self.tokens,
             Finders(find, find),
-            self.clock,
+            SteadyClock(self.clock.wall, self.clock),
             sockets=self.sockets,
             log_limits=self.log_limits,
         )

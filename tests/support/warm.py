@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.drivers.fake import Behaviour, Hooks
+from cupola.drivers.fake import Behaviour
+from cupola.drivers.fake_hooks import Hooks
 from cupola.sandboxes.live import LiveSandbox
 from tests.support.agents import echo
 from tests.support.platform import DEFINITION, PROJECT, PlatformUnderTest

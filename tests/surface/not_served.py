@@ -45,18 +45,6 @@ GROUPS = (
         },
     ),
     Group(
-        "Session files",
-        "a session's files are under its home",
-        {
-            "sessions.files.delete": "DELETE /agents/{agent}/endpoint/sessions/{session}/files",
-            "sessions.files.list": "GET /agents/{agent}/endpoint/sessions/{session}/files",
-            "sessions.files.download": "GET /agents/{agent}/endpoint/sessions/{session}/files/content",
-            "sessions.files.upload": "PUT /agents/{agent}/endpoint/sessions/{session}/files/content",
-            "sessions.files.make_directory": "POST /agents/{agent}/endpoint/sessions/{session}/files/mkdir",
-            "sessions.files.stat": "GET /agents/{agent}/endpoint/sessions/{session}/files/stat",
-        },
-    ),
-    Group(
         "More of agents",
         "versions are made from a definition or from code; the rest are services of Azure",
         {

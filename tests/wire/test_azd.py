@@ -226,3 +226,41 @@ def test_what_is_not_offered_says_so(rest: httpx.Client, path: str) -> None:
     """501 with a sentence, and no agent of a strange name."""
     refused = rest.post(path, json={"manifest_id": "m", "parameter_values": {}})
     assert (refused.status_code, refused.json()["error"]["code"]) == (501, "not_implemented")
+
+
+@pytest.mark.operation("sessions.create", "sessions.get", "sessions.list", "sessions.stop", "sessions.delete")
+def test_sessions_from_their_beginning_to_their_end(rest: httpx.Client, coded: str) -> None:
+    """Created with an id and a version, found page by page with `pagination_token`, stopped, resumed, deleted."""
+    sessions = f"/agents/{coded}/endpoint/sessions"
+    indicator = {"type": "version_ref", "agent_version": "1"}
+    for session in ("one", "two", "three"):
+        made = rest.post(sessions, json={"agent_session_id": session, "version_indicator": indicator})
+        assert made.status_code == 201, made.text
+        assert (made.json()["agent_session_id"], made.json()["version_indicator"]) == (session, indicator)
+    found, token = [], None
+    while True:
+        page = rest.get(sessions, params={"limit": 2, **({"pagination_token": token} if token else {})}).json()
+        found += [entry["agent_session_id"] for entry in page["data"]]
+        token = page["pagination_token"]
+        if not token:
+            break
+    assert found == ["three", "two", "one"]
+    invoke = f"/agents/{coded}/endpoint/protocols/invocations"
+    assert rest.post(invoke, params={"agent_session_id": "one"}, json={}, timeout=DEADLINE).status_code == 200
+    shown = rest.get(f"{sessions}/one").json()
+    assert (shown["status"], shown["stopped_at"]) == ("active", None)
+    assert shown["expires_at"] - shown["last_accessed_at"] == 30 * 24 * 3600
+    for _ in range(2):
+        assert rest.post(f"{sessions}/one:stop", timeout=DEADLINE).status_code == 204
+    shown = rest.get(f"{sessions}/one").json()
+    assert shown["status"] == "idle"
+    assert shown["stopped_at"] >= shown["last_accessed_at"]
+    assert shown["usage"]["seconds"] > 0
+    assert rest.delete(f"/agents/{coded}/versions/1", params={"force": "false"}).status_code == 409
+    own = f"{rest.base_url.copy_with(path='/cupola/projects/demo')}"
+    assert rest.post(f"{own}/agents/{coded}/sessions/two:kill").status_code == 204
+    answer = rest.post(f"{own}/sessions:stop", json={"agent": coded, "grace": 1}, timeout=DEADLINE)
+    assert (answer.status_code, answer.json()["failed"]) == (200, [])
+    for session in (*found, "never-was"):
+        assert rest.delete(f"{sessions}/{session}", timeout=DEADLINE).status_code == 204
+        assert rest.get(f"{sessions}/{session}").status_code == 404

@@ -60,7 +60,7 @@ class _Home:
     image: ImageSource | None
 
     async def files(self) -> HomeFiles | None:
-        return await self.driver.home_files(self.session.home)
+        return await self.driver.home_files(self.session.home, self.image)
 
     async def existing(self, path: HomePath) -> HomeFiles:
         """The files to find `path` in. Raises NotFound where there is no home yet."""

@@ -30,6 +30,7 @@ from cupola.secrecy import brief
 from cupola.sessions import Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
+from cupola.store import sessions as session_rows
 from cupola.store.runs import Which
 from cupola.web.query import flag
 from cupola.web.stream import send_stream
@@ -136,23 +137,33 @@ class Logs:
         """`GET /cupola/projects/{project}/agents/{agent}/logs`: JSON lines, of all sessions that the caller may see."""
         request = Request(scope, receive)
         agent, query = await agent_of(request, self._store), request.query_params
-        session = query.get("session") or None
-        if session is not None:
-            await self._check_session(request, agent, session)
+        session = await self._session_meant(request, agent) if query.get("session") else None
         which = Which(agent.project, agent.name, session, query.get("version") or None, _mine(request))
         since, part, tail = _since(query, self._clock()), _part(query), _number(query, "tail", None)
         wanted = Wanted(which, since=since, part=part, tail=tail)
         await send_stream(request.receive, send, _LINES, self._unlimited(wanted, flag(query, "follow")))
 
-    async def _check_session(self, request: Request, agent: Agent, session: str) -> None:
-        request.path_params["session"] = session
-        await session_of(request, agent, self._store)
+    async def _session_meant(self, request: Request, agent: Agent) -> str:
+        """The session whose id is given, or its beginning, as people copy it from the output of commands."""
+        wanted = request.query_params["session"]
+        found = await self._store.read(
+            lambda conn: session_rows.sessions_beginning(conn, agent.project, agent.name, wanted, 2)
+        )
+        if len(found) > 1 and found[0].id != wanted:
+            raise BadRequest(
+                f"Several sessions of agent '{agent.name}' begin with {brief(wanted)}: write more of the id.",
+                param="session",
+            )
+        request.path_params["session"] = found[0].id if found else wanted
+        return (await session_of(request, agent, self._store)).id
 
     async def _unlimited(self, wanted: Wanted, follow: bool) -> AsyncGenerator[bytes]:
         view = _View(_own_row, _json_line)
         with self._transcripts.open(wanted) as reading:
             async for entries in reading.history():
                 yield view.entries(entries)
+            if follow:
+                yield b"\n"  # what was ends here
             while follow and not reading.over:
                 yield view.entries(await reading.more(self._limits.keep_alive)) or b"\n"
 

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 import cupola
 from cupola.api.operations import OPERATIONS, Operation
 from cupola.api.sessions import NewSession
+from cupola.api.stopping import StopAll
 from cupola.web.definitions import WireDefinition
 from cupola.web.reply import json_reply
 
@@ -111,7 +112,7 @@ def _succeeded(operation: Operation, status: int) -> dict[str, Any]:
 
 def _models() -> dict[str, Any]:
     """The models that check bodies, under the names by which the table of operations refers to them."""
-    named: dict[str, type[BaseModel]] = {"Definition": WireDefinition, "NewSession": NewSession}
+    named: dict[str, type[BaseModel]] = {"Definition": WireDefinition, "NewSession": NewSession, "StopAll": StopAll}
     _, schemas = models_json_schema(
         [(model, "validation") for model in named.values()], ref_template="#/components/schemas/{model}"
     )

@@ -105,7 +105,8 @@ _CONVERSATION = _object(items={"type": "array", "items": _ITEM, "maxItems": 20},
 
 _ACTIVITY = _object("type", type=_TEXT, id=_TEXT, text={"type": "string"}, deliveryMode=_TEXT)
 
-_OWN = "/cupola/projects/{project}/agents/{agent}"
+_OWN_PROJECT = "/cupola/projects/{project}"
+_OWN = _OWN_PROJECT + "/agents/{agent}"
 _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
@@ -339,6 +340,12 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
     # Cupola's own
+    f"POST {_OWN}/sessions/{{session}}:kill": Operation(
+        "cupola.sessions.kill", "End a session's sandbox at once, keeping its files", success=(204,)
+    ),
+    f"POST {_OWN_PROJECT}/sessions:stop": Operation(
+        "cupola.sessions.stop_all", "Stop all sessions of a project or an agent", bodies=_json(_ref("StopAll"))
+    ),
     f"GET {_OWN}/logs": Operation(
         "cupola.logs",
         "Read and follow the logs of an agent's sandboxes",

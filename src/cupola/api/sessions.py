@@ -21,6 +21,7 @@ from cupola.api.owned import agent_of, caller_of, require_enabled, session_of
 from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
+from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.ready import Sandboxes, check_owner
 from cupola.secrecy import brief
 from cupola.sessions import Session, check_session_id
@@ -58,11 +59,13 @@ class Sessions:
         store: Store,
         sandboxes: Sandboxes,
         choice: VersionChoice,
+        expiry: Expiry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
+        self._expiry = expiry
         self._clock = clock
         self._starts: set[asyncio.Task[None]] = set()
 
@@ -134,7 +137,7 @@ class Sessions:
 
     async def _require_unused(self, agent: Agent, session_id: str) -> None:
         known = await self._store.read(lambda conn: rows.get_session(conn, agent.project, agent.name, session_id))
-        if known is not None:
+        if await self._expiry.current(known) is not None:
             raise Conflict(
                 f"Session '{session_id}' of agent '{agent.name}' exists already; its id must be unique. "
                 "Use it as it is, delete it first, or leave the id out to get a new one.",
@@ -147,12 +150,12 @@ class Sessions:
     def _show(self, session: Session) -> dict[str, Any]:
         live = self._sandboxes.live_of(session.key)
         if live is not None and live.session is not None:
-            session = live.session.to_accessed(live.last)
+            session = live.session.to_accessed(self._clock() if live.open_requests else live.last)
         return show_session(session, self._clock())
 
 
 def show_session(session: Session, now: float) -> dict[str, Any]:
-    """A session as the wire has it; beside it `error`, the evidence of one that failed."""
+    """A session as the wire has it; beside it `error`, the evidence of one that failed, and `usage`."""
     return {
         "object": "agent.session",
         "agent_session_id": session.id,
@@ -163,6 +166,10 @@ def show_session(session: Session, now: float) -> dict[str, Any]:
         "expires_at": int(session.expires_at),
         "stopped_at": None if session.stopped_at is None else int(session.stopped_at),
         "error": None if session.failure is None else show_failure(session.failure),
+        "usage": {
+            "seconds": round(session.used_seconds, 3),
+            "cpu_seconds": round(session.used_cpu_seconds, 3),
+        },
     }
 
 

@@ -32,6 +32,7 @@ from cupola.agents import (
 )
 from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.ids import new_guid
+from cupola.limits import check_budget_keys
 from cupola.sandboxes import reconcile
 from cupola.sandboxes.build import MAX_PACKAGE, inspect_zip
 from cupola.sandboxes.places import Places
@@ -187,6 +188,7 @@ class Versions:
         declared_pool(new.fields.metadata or {})
         sha256 = None if new.package is None else new.package.sha256
         definition = read_definition(new.fields.definition, code_sha256=sha256, azure_limits=self._azure_limits)
+        check_budget_keys(new.fields.metadata or {})
         if agent_exists is not None:
             check_configuration(new.body)
         content = await self._places.identify(definition)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cupola import __version__
-from cupola.cli import doctor, down, env, run, status, tokens, up, warm
+from cupola.cli import doctor, down, env, logs, run, status, tokens, up, warm
 
 _HELP = "Azure AI Foundry hosted agents, anywhere: `cupola up`, then `cupola run -- python your_client.py`."
 
@@ -25,6 +25,7 @@ def app() -> typer.Typer:
     app.command()(up.up)
     app.command()(down.down)
     app.command()(status.status)
+    app.command()(logs.logs)
     app.command()(env.env)
     app.command(context_settings={"allow_interspersed_args": False})(run.run)
     app.command()(doctor.doctor)

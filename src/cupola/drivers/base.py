@@ -200,7 +200,7 @@ class OpenFile(Protocol):
     tag: str
 
     def read(self, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to `end`, neither beyond the size of `entry`, in pieces.
+        """The bytes from `start` up to `end`, neither beyond the size of `entry`, in pieces. To be called once.
 
         Raises `Conflict` when the file was cut short meanwhile.
         """
@@ -285,7 +285,10 @@ class Driver(Protocol):
         ...
 
     async def end(self, handle: Handle, grace: float) -> None:
-        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done."""
+        """SIGTERM, `grace` seconds, SIGKILL. What it has written can be read until `stop`. Unknown handles are done.
+
+        May be called while an earlier `end` or `stop` waits out its grace: the shorter one ends the sandbox for both.
+        """
         ...
 
     async def stop(self, handle: Handle, grace: float) -> None:
@@ -312,19 +315,23 @@ class Driver(Protocol):
         """The listening TCP sockets inside the sandbox, or None when they cannot be seen. For diagnosis only."""
         ...
 
+    async def usage(self, handle: Handle) -> float | None:
+        """Seconds of processor time that the whole sandbox has used since it began; None where that cannot be seen.
+
+        Never less than before while the sandbox runs. A handle that names nothing (any more) gives None.
+        """
+        ...
+
     async def list(self) -> Sequence[Found]:
         """Every sandbox of this installation that exists here, running or not."""
         ...
 
     async def make_home(self, home: str, image: ImageSource | None) -> None:
-        """Makes a lasting home as the first start of a sandbox of `image` would. One that is there is done.
-
-        `image` is None for code.
-        """
+        """Makes a lasting home as the first start of `image` (None: of code) would. One that is there is done."""
         ...
 
-    async def home_files(self, home: str) -> HomeFiles | None:
-        """The files of a home; None when there is no such home (yet)."""
+    async def home_files(self, home: str, image: ImageSource | None) -> HomeFiles | None:
+        """The files of a home; None when there is no such home (yet). `image` is what runs in it, None for code."""
         ...
 
     async def delete_home(self, home: str) -> None:

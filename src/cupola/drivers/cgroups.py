@@ -213,3 +213,14 @@ def out_of_memory(paths: Iterable[Path]) -> bool:
                 if int(counters.get("oom_kill", "0")) > 0:
                     return True
     return False
+
+
+def cpu_seconds(paths: Iterable[Path]) -> float | None:
+    """Processor time that a group has used, with all that has ended in it; None where no hierarchy counts it."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            return int((path / "cpuacct.usage").read_text()) / 1e9
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            counters = dict(line.split() for line in (path / "cpu.stat").read_text().splitlines())
+            return int(counters["usage_usec"]) / 1e6
+    return None

@@ -56,12 +56,13 @@ from cupola.drivers.docker_container import (
     explain_start,
     has_unprivileged_user,
     home_name,
-    home_volume,
     inspected_address,
+    labelled_home,
     listed_handle,
     observation,
     output_lines,
     parse_proc_net_tcp,
+    used_cpu_seconds,
 )
 from cupola.drivers.docker_credentials import credentials_for
 from cupola.drivers.docker_engine import (
@@ -138,10 +139,12 @@ class DockerDriver:
         traits: EngineTraits | None = None,
         config: Path | None = None,
         addresses: Callable[[], Collection[str]] = local_addresses,
+        reaching_volumes: bool = True,
     ) -> None:
         """`config` is the directory of the user's Docker configuration, for credentials of registries.
 
-        `traits` are asked of the engine when they are not given.
+        `traits` are asked of the engine when they are not given. Without `reaching_volumes`, files of homes are read
+        and written by the engine even where this process could do it.
         """
         self._client = client
         self._installation = installation
@@ -153,7 +156,7 @@ class DockerDriver:
         self._placing = asyncio.Lock()
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
-        self._homes = DockerHomes(client, installation)
+        self._homes = DockerHomes(client, installation, reaching=reaching_volumes)
 
     @property
     def about(self) -> str:
@@ -282,6 +285,13 @@ class DockerDriver:
             seen = await asyncio.to_thread(_read_sockets, int(shown["State"]["Pid"]), str(shown["Id"]))
             return parse_proc_net_tcp(seen if seen is not None else await self._ask_for_sockets(handle))
 
+    async def usage(self, handle: Handle) -> float | None:
+        # Not `container.stats`: it does not know `one-shot`, and without that an engine watches for a second or two.
+        params = {"stream": "false", "one-shot": "true"}
+        with engine_errors("see what a sandbox uses"):
+            shown = await unless_gone(self._client._query_json(f"containers/{handle.reference}/stats", params=params))
+        return None if shown is None else used_cpu_seconds(shown)
+
     async def list(self) -> Sequence[Found]:
         place = await self._find_place()
         label = f"{LABEL_INSTALLATION}={self._installation}"
@@ -292,8 +302,8 @@ class DockerDriver:
     async def make_home(self, home: str, image: ImageSource | None) -> None:
         await self._homes.make(home, image, (await self._find_place()).traits)
 
-    async def home_files(self, home: str) -> HomeFiles | None:
-        return await self._homes.files(home, (await self._find_place()).traits)
+    async def home_files(self, home: str, image: ImageSource | None) -> HomeFiles | None:
+        return await self._homes.files(home, image, (await self._find_place()).traits)
 
     async def delete_home(self, home: str) -> None:
         name = home_name(self._installation, home)
@@ -374,7 +384,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(home_volume(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._client.volumes.create(labelled_home(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:

@@ -137,7 +137,7 @@ def home_mount(home: str, installation: str) -> dict[str, Any]:
     }
 
 
-def home_volume(home: str, installation: str) -> dict[str, Any]:
+def labelled_home(home: str, installation: str) -> dict[str, Any]:
     """The body of `POST /volumes/create` for a home; one that exists stays as it is."""
     return {"Name": home_name(installation, home), "Labels": {LABEL_INSTALLATION: installation}}
 
@@ -161,6 +161,12 @@ def observation(state: Mapping[str, Any], *, told_of_memory: bool = True) -> Obs
     code = int(state.get("ExitCode", 0))
     told = bool(state.get("OOMKilled")) and code != 0
     return Observation(Life.EXITED, code, out_of_memory=told or (code == KILLED and not told_of_memory))
+
+
+def used_cpu_seconds(stats: Mapping[str, Any]) -> float | None:
+    """Processor time of a container that runs, from the engine's statistics; one that has ended shows none."""
+    nanoseconds = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage")
+    return nanoseconds / 1e9 if nanoseconds else None
 
 
 def inspected_address(container: Mapping[str, Any], *, publish: bool) -> Address | None:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
@@ -39,6 +37,7 @@ from cupola.drivers.base import (
     Step,
 )
 from cupola.drivers.fake_files import FakeFiles
+from cupola.drivers.fake_hooks import AFTER_RESTORE, BEFORE_SNAPSHOT, NAMES_HOOKS, Hooks
 from cupola.errors import StartFailed
 from cupola.runs import OutputLine, Stream
 
@@ -83,18 +82,6 @@ class Moment(StrEnum):
     PREPARE = "prepare"
     CREATE = "create"
     START = "start"
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """The adapters' snapshot hooks: the statuses with which they answer; `released` is waited for before `after`."""
-
-    before: int = 200
-    after: int = 200
-    released: asyncio.Event | None = None
-
-
-NAMES_HOOKS = "azure-ai-agentserver-core/2.3.0b2 (python/3.11) azure-ai-agentserver-responses/2.4.0b1 (python/3.11)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +134,7 @@ class FakeSandbox:
         self.written = asyncio.Event()
         self.requests: list[Request] = []
         self.abandoned = 0
+        self.cpu_seconds: float | None = 0.0
         self.restored: Mapping[str, str] = {}
         self.address: Address | None = None
         self.observation: Observation | None = None
@@ -289,24 +277,15 @@ class FakeSandbox:
             reply = replace(self.behaviour.ready, status=self.readiness or 500)
             if self.behaviour.hooks is not None:
                 reply = replace(reply, headers={**reply.headers, "x-platform-server": NAMES_HOOKS})
-        elif self.behaviour.hooks is not None and request.path == "/_agent/before-snapshot":
-            reply = Reply(self.behaviour.hooks.before)
-        elif self.behaviour.hooks is not None and request.path == "/_agent/after-restore":
-            reply = await self._restore(self.behaviour.hooks, json.loads(request.body)["session_context"])
+        elif (hooks := self.behaviour.hooks) is not None and request.path == BEFORE_SNAPSHOT:
+            reply = Reply(hooks.before)
+        elif hooks is not None and request.path == AFTER_RESTORE:
+            status, restored = await hooks.restore(self.environment, request.body)
+            self.restored = restored or self.restored
+            reply = Reply(status)
         else:
             reply = await self.behaviour.handler(self, request)
         await write_reply(writer, reply)
-
-    async def _restore(self, hooks: Hooks, context: Mapping[str, Any]) -> Reply:
-        """Takes one session, and refuses a second, as the adapters do."""
-        if hooks.released is not None:
-            await hooks.released.wait()
-        session = self.environment.get("FOUNDRY_AGENT_SESSION_ID", context["session_id"])
-        if session != context["session_id"]:
-            return Reply(409, {}, b'{"error": {"code": "session_mismatch"}}')
-        if hooks.after == 200:
-            self.restored = context["session_env_overrides"]
-        return Reply(hooks.after)
 
 
 async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:
@@ -468,6 +447,10 @@ class FakeDriver:
         sandbox = self.place.sandboxes.get(handle.reference)
         return None if sandbox is None else sandbox.listeners()
 
+    async def usage(self, handle: Handle) -> float | None:
+        sandbox = self.place.sandboxes.get(handle.reference)
+        return None if sandbox is None else sandbox.cpu_seconds
+
     async def list(self) -> Sequence[Found]:
         return [
             Found(self._handle(sandbox), sandbox.spec.labels)
@@ -478,7 +461,7 @@ class FakeDriver:
     async def make_home(self, home: str, image: ImageSource | None) -> None:
         self.place.homes.setdefault(home, {})
 
-    async def home_files(self, home: str) -> FakeFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> FakeFiles | None:
         files = self.place.homes.get(home)
         return None if files is None else FakeFiles(files, lambda: self.place.full)
 

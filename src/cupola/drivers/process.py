@@ -64,6 +64,8 @@ TICK = 0.01
 
 LOOKS_AT_OUTPUT = (0.05, 1.0)
 """Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
+LOOKS_AT_SILENT_PROCESS = 5
+"""Of so many looks at its output, one asks whether a silent process still runs."""
 
 PORTS = range(20_000, 32_768)
 """Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
@@ -169,13 +171,16 @@ class ProcessDriver:
             return
         with tail:
             shortest, longest = LOOKS_AT_OUTPUT
-            pause = shortest
+            pause, silent = shortest, 0
             while True:
-                ended = (await self.poll(handle)).life is not Life.RUNNING  # before the look: what is there is all
+                # Asked before the look, so that what is there is all; seldom when it is silent, for it costs most.
+                asked = pause < longest or silent % LOOKS_AT_SILENT_PROCESS == 0
+                ended = asked and (await self.poll(handle)).life is not Life.RUNNING
+                silent += 1
                 while lines := tail.read(ended=ended):
                     yield Output(lines, str(tail.position))
                     tail.release()
-                    pause = shortest
+                    pause, silent = shortest, 0
                 if ended:
                     return
                 await asyncio.sleep(pause)
@@ -190,6 +195,12 @@ class ProcessDriver:
             return None
         return await asyncio.to_thread(tree.listeners, record)
 
+    async def usage(self, handle: Handle) -> float | None:
+        record = self._files.read(handle.reference)
+        if record is None or record.process is None:
+            return None
+        return await asyncio.to_thread(tree.cpu_seconds, record)
+
     async def list(self) -> Sequence[Found]:
         records = await asyncio.to_thread(self._records)
         return [Found(self._handle(record), record.labels) for record in records]
@@ -198,7 +209,7 @@ class ProcessDriver:
         await self.surroundings()  # which makes the directories
         await asyncio.to_thread(self._files.home(home).mkdir, mode=0o700, exist_ok=True)
 
-    async def home_files(self, home: str) -> HostFiles | None:
+    async def home_files(self, home: str, image: ImageSource | None) -> HostFiles | None:
         directory = self._files.home(home)
         if not await asyncio.to_thread(directory.is_dir):
             return None

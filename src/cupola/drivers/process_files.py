@@ -58,11 +58,13 @@ class SandboxFiles:
         self._filing = threading.Lock()
 
     def make_directories(self) -> None:
-        """May be called again; raises `DriverUnavailable` where nothing can be written."""
+        """Removes uploads that a killed server has left, too. Raises `DriverUnavailable` where it cannot write."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for name in ("homes", "drafts", "output", "sandboxes"):
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            for left in self.drafts.iterdir():
+                left.unlink(missing_ok=True)
         except OSError as error:
             raise DriverUnavailable(f"The state directory {self.root} cannot be written: {error}.") from error
 

@@ -2,8 +2,10 @@
 
 The process holds the file open and outlives the platform, so the file is where its output waits. What was read and
 kept is let go of: a hole is punched into the file, or where the file system knows no holes it is cut to nothing once
-all is read. Either way an agent that talks much does not fill the disk while the platform runs. The file system's
-time of the last write is the time of the lines.
+all is read. Either way an agent that talks much does not fill the disk while the platform runs.
+
+The time of lines is that of the last write as the file system tells it, which lags by some milliseconds, but not before
+the last look: what was seen then was not there.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ctypes
 import errno
 import os
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +40,7 @@ class Tail:
         self._descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         self.position = _first_byte(self._descriptor) if position is None else position
         self._released = 0
+        self._looked_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -46,15 +50,18 @@ class Tail:
 
     def read(self, *, ended: bool) -> list[OutputLine]:
         """Some lines more; none when there are none yet. Once `ended`, a last line needs no end."""
-        state = os.fstat(self._descriptor)
+        now, state = time.time(), os.fstat(self._descriptor)
         if state.st_size < self.position:
             self.position = 0  # cut, see `release`
         piece = os.pread(self._descriptor, _PIECE, self.position) if state.st_size > self.position else b""
         whole = piece.rfind(b"\n") + 1
         if not whole and (ended or len(piece) > LONGEST_LINE):
             whole = cut_length(piece)
+        at = max(state.st_mtime, self._looked_at)
+        if self.position + len(piece) >= state.st_size:
+            self._looked_at = now
         self.position += whole
-        return [OutputLine(state.st_mtime, Stream.STDOUT, text) for text in cut_lines(piece[:whole])]
+        return [OutputLine(at, Stream.STDOUT, text) for text in cut_lines(piece[:whole])]
 
     def release(self) -> None:
         """Lets go of what was read, but for so much of it that the last lines can be shown."""

@@ -148,3 +148,22 @@ def listeners(record: Record) -> Sequence[Listener] | None:
             return None
         found.update((one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN)
     return [Listener(host, port) for host, port in sorted(found)]
+
+
+def cpu_seconds(record: Record) -> float | None:
+    """Processor time of the whole sandbox: as its group has counted it, else as its processes say.
+
+    Without a group that leaves out what has ended without its parent's noticing.
+    """
+    counted = cgroups.cpu_seconds(record.group_paths)
+    if counted is not None:
+        return counted
+    used = [times for times in map(_cpu_times, _tree(record)) if times is not None]
+    return sum(used) if used else None
+
+
+def _cpu_times(process: psutil.Process) -> float | None:
+    with contextlib.suppress(psutil.Error):
+        times = process.cpu_times()
+        return sum((times.user, times.system, times.children_user, times.children_system))
+    return None

@@ -63,8 +63,13 @@ class Carrier:
         on_lost: OnLost | None = None,
         on_end: OnLost | None = None,
     ) -> Outcome:
-        """Forwards to `live`; if that is dead before it answered, to what `again` gives, once."""
+        """Forwards to `live`; if that is dead before it answered, to what `again` gives, once.
+
+        From `opened` on nothing stops it for being idle; one that is being stopped by then is waited for and replaced.
+        """
         for last_try in (False, True):
+            while live.stopping:
+                live = await again()
             scope["cupola.session_id"] = live.row.session_id
             live.opened(self._clock())
             try:
@@ -85,7 +90,9 @@ class Carrier:
                     on_end=on_end,
                     silence=self._silence,
                 )
-            except SandboxLost:
+            except SandboxLost as error:
+                if live.ending is not None:
+                    raise live.ending from error
                 alive = await self._sandboxes.check(live)
                 if alive or last_try or not isinstance(body, bytes):
                     raise

@@ -10,13 +10,14 @@ import asyncio
 from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, no_agent
-from cupola.errors import BadRequest, Forbidden, NotFound
+from cupola.errors import BadRequest, Forbidden, NotFound, QuotaExceeded
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
+from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes, check_owner
-from cupola.sessions import Desired, Session, check_session_id
+from cupola.sessions import Session, check_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows
@@ -25,11 +26,12 @@ from cupola.store import sessions as session_rows
 class Resolver:
     """Finds or makes the sandbox of a request."""
 
-    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice, users: Users) -> None:
+    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice, users: Users, expiry: Expiry) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
         self._users = users
+        self._expiry = expiry
         self._disabled: set[tuple[str, str]] = set()
         self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -88,7 +90,7 @@ class Resolver:
         lock = self._conversation_locks.setdefault((agent.project, agent.name, conversation), asyncio.Lock())
         async with lock:
             bound = await self._bound(agent.project, agent.name, conversation)
-            live = await self._of_session(agent, caller, bound, version)
+            live = await self._of_session(agent, caller, bound, version, is_bound=True)
             if live.row.session_id != bound:
                 await self._bind(agent.project, agent.name, conversation, live.row.session_id)
         return live
@@ -105,9 +107,19 @@ class Resolver:
             )
 
     async def _of_session(
-        self, agent: Agent, caller: Caller, session_id: str | None, wanted: str | None, protocol: str | None = None
+        self,
+        agent: Agent,
+        caller: Caller,
+        session_id: str | None,
+        wanted: str | None,
+        protocol: str | None = None,
+        *,
+        is_bound: bool = False,
     ) -> LiveSandbox:
+        """A session of that id, or a new one; for a conversation whose session has ended, under an id of its own."""
         known = await self._known(agent, session_id)
+        if known is None and is_bound:
+            session_id = None
         if known is not None:
             check_owner(known, caller.user)
             live = self._sandboxes.live_of(known.key)
@@ -120,7 +132,11 @@ class Resolver:
             return warm
         session = await self._sandboxes.begin_session(agent, version, caller.user, session_id)
         check_owner(session, caller.user)
-        return await self._resume(agent, session)
+        try:
+            return await self._resume(agent, session)
+        except QuotaExceeded:
+            await self._sandboxes.forget_unused(session)
+            raise
 
     async def _known(self, agent: Agent, session_id: str | None) -> Session | None:
         if session_id is None:
@@ -128,7 +144,7 @@ class Resolver:
         known = await self._store.read(
             lambda conn: session_rows.get_session(conn, agent.project, agent.name, session_id)
         )
-        return None if known is not None and known.desired is Desired.DELETED else known
+        return await self._expiry.current(known)
 
     async def _resume(self, agent: Agent, session: Session, protocol: str | None = None) -> LiveSandbox:
         version = await self._store.read(

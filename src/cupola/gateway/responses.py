@@ -363,7 +363,8 @@ class _Exchange:
             return _error_event(self._not_kept, self.tap.next_number)
         if self.tap.ended or (self._ask.background and await self._carrier.still_runs(self.live)):
             return None
-        return await self._failed("The agent's sandbox ended while it was answering.")
+        ending = self.live.ending
+        return await self._failed(ending.message if ending else "The agent's sandbox ended while it was answering.")
 
     async def ended(self) -> bytes | None:
         """The same for a stream that has ended without its last word, unless its response goes on in the background."""

@@ -179,12 +179,16 @@ class WebSockets:
 
         live = await find(session_of(scope))
         for last_try in (False, True):
+            while live.stopping:
+                live = await find(live.row.session_id)
             scope["cupola.session_id"] = live.row.session_id
             live.opened(self._clock())
             try:
                 headers = self._carrier.headers(scope, live, caller, PROTOCOL)
                 container = await _dial(live.address, others(scope), headers, scope["subprotocols"], self._limits)
-            except SandboxLost:
+            except SandboxLost as error:
+                if live.ending is not None:
+                    raise live.ending from error
                 if last_try or await self._sandboxes.check(live):
                     raise
             else:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
 
 from cupola.agents import AgentVersion
 from cupola.ids import new_guid_hex, new_session_id
+from cupola.limits import Owner
 from cupola.sandboxes.hooks import HookFailed, after_restore
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
@@ -33,6 +35,10 @@ Discard = Callable[[LiveSandbox, str], None]
 """Stops a warm sandbox that nobody can have any more, without keeping anybody waiting."""
 
 
+Seat = Callable[[Owner], AbstractAsyncContextManager[None]]
+"""Keeps one of the sessions that may run at once for its block; raises QuotaExceeded when there is none."""
+
+
 class Adoptions:
     """Those under way. `on_adopted` is told the row of a sandbox that has its session; `clock` gives unix seconds."""
 
@@ -40,12 +46,14 @@ class Adoptions:
         self,
         store: Store,
         live: LiveSandboxes,
+        seat: Seat,
         discard: Discard,
         on_adopted: Callable[[Sandbox], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._live = live
+        self._seat = seat
         self._discard = discard
         self._on_adopted = on_adopted
         self._clock = clock
@@ -107,6 +115,10 @@ class Adoptions:
             task.exception()  # whoever waited has it; nobody may have waited
 
     async def _adopt(self, version: AgentVersion, caller: str, session_id: str | None) -> LiveSandbox | None:
+        async with self._seat(Owner(version.project, version.agent, caller)):
+            return await self._adopt_next(version, caller, session_id)
+
+    async def _adopt_next(self, version: AgentVersion, caller: str, session_id: str | None) -> LiveSandbox | None:
         while (warm := self._live.take_warm(version.key, for_own_id=session_id is not None)) is not None:
             session = self._session(warm.row, caller, session_id)
             self._by_session[session.key] = _this_task()
@@ -155,7 +167,7 @@ class Adoptions:
         row = warm.row.to_adopted(session)
         if not await self._store.write(lambda conn: _put_if_new(conn, session, row)):
             return False
-        warm.row, warm.session, warm.last = row, session, session.created_at
+        warm.row, warm.session, warm.last, warm.counted_at = row, session, session.created_at, session.created_at
         warm.start_type, warm.pooled = SessionStart.WARM, False
         self._live.add(warm)
         self._on_adopted(row)

@@ -7,6 +7,7 @@ search for ride in `details` (§4.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cupola.agents import Failure, Phase, Probe
 from cupola.drivers.base import Life, Listener, Observation
@@ -67,6 +68,13 @@ def of_probe(
         probes=tuple(probes),
         log=tuple(log)[-LOG_LINES:],
     )
+
+
+def with_command(failure: Failure, command: str) -> Failure:
+    """The failure of a sandbox that has written something, with the command that shows all of it."""
+    if not failure.log:
+        return failure
+    return replace(failure, message=f"{failure.message} `{command}` shows all that it wrote.")
 
 
 def _sentence(

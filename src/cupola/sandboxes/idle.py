@@ -1,4 +1,4 @@
-"""The pass over what runs: stops what has been idle for its time-out, buries what has died, keeps last accesses.
+"""The pass over what runs: stops what is idle or over its budget, buries what has died, keeps accesses and usage.
 
 The decision is `sessions.is_idle`; here it is only carried out. Each pass walks the live sandboxes in memory; sessions
 that sleep cost nothing.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 
 from cupola.errors import CupolaError
+from cupola.limits import over_budget
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import is_idle
@@ -28,9 +29,15 @@ _LONGEST_PAUSE = 5.0
 _PATIENCE = 2.0
 """Seconds that a pass waits for the sandboxes that it stops."""
 
+CUT_OFF_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL for a sandbox over its budget: enough to put things down, too few to go on."""
+
 
 class Reaper:
-    """Runs the pass again and again. `default_timeout` is in seconds; a version's own wins."""
+    """Runs the pass again and again. `default_timeout` is in seconds; a version's own wins.
+
+    `step` makes `clock` agree with the machine's and says by how many seconds that made it jump.
+    """
 
     def __init__(
         self,
@@ -39,11 +46,13 @@ class Reaper:
         *,
         default_timeout: float,
         clock: Callable[[], float] = time.time,
+        step: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._default_timeout = default_timeout
         self._clock = clock
+        self._step = step
         self._reaping: set[asyncio.Task[None]] = set()
         self._touched: dict[tuple[str, str, str], float] = {}
 
@@ -60,12 +69,22 @@ class Reaper:
 
     async def once(self) -> None:
         """One pass."""
+        self._follow_the_clock()
         now = self._clock()
         await self._keep_accesses()
         await self._see_what_has_finished(now)
-        idle = [live for live in self._sandboxes.live if not live.stopping and self._is_idle(live, now)]
-        await self._reap_all(idle)
+        await self._sandboxes.usage.count(live for live in self._sandboxes.live if not live.stopping)
+        running = [live for live in self._sandboxes.live if not live.stopping]
+        over = [live for live in running if self._sandboxes.usage.spent(live)]
+        idle = [live for live in running if live not in over and self._is_idle(live, now)]
+        await self._stop_all([self._cut_off(live) for live in over] + [self._reap(live) for live in idle])
         await asyncio.gather(*(self._check(live) for live in self._sandboxes.live if not live.stopping))
+
+    def _follow_the_clock(self) -> None:
+        if moved := self._step():
+            log.warning("the machine's clock has jumped", seconds=round(moved, 1))
+            for live in self._sandboxes.live:
+                live.clock_jumped(moved)
 
     async def _see_what_has_finished(self, now: float) -> None:
         """A background response counts as activity until its container has stored its last word."""
@@ -81,9 +100,9 @@ class Reaper:
             return False  # it waits for a session, however long that takes
         return is_idle(live.activity(), live.version.idle_timeout or self._default_timeout, now)
 
-    async def _reap_all(self, idle: Sequence[LiveSandbox]) -> None:
+    async def _stop_all(self, stops: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Stops them side by side; one that uses up its grace does not hold up the pass."""
-        tasks = [asyncio.create_task(self._reap(live)) for live in idle]
+        tasks = [asyncio.create_task(stop) for stop in stops]
         self._reaping.update(tasks)
         for task in tasks:
             task.add_done_callback(self._reaping.discard)
@@ -95,6 +114,17 @@ class Reaper:
             await self._stop(live)
         except CupolaError as error:
             log.warning("could not stop an idle sandbox", sandbox=live.row.id, reason=error.message)
+
+    async def _cut_off(self, live: LiveSandbox) -> None:
+        """Stops a sandbox in the middle of whatever it does: its session has used up what it may."""
+        over = self._sandboxes.usage.spent(live)
+        if over is None or live.session is None or live.stopping:
+            return
+        why = over_budget(live.session, over)
+        try:
+            await self._sandboxes.stop(live, "budget used up", grace=CUT_OFF_GRACE, last_word=why.message, ending=why)
+        except CupolaError as error:
+            log.warning("could not stop a sandbox over its budget", sandbox=live.row.id, reason=error.message)
 
     async def _stop(self, live: LiveSandbox) -> None:
         if live.stopping or not self._is_idle(live, self._clock()):

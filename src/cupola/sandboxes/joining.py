@@ -18,7 +18,7 @@ async def joined(task: asyncio.Task[T], what: str) -> T:
         if not task.cancelled() or _is_being_cancelled():
             raise
         raise Conflict(
-            f"{what} was broken off: its version or the session was deleted, or the platform stops."
+            f"{what} was broken off: it was stopped, its version or the session was deleted, or the platform stops."
         ) from error
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
+from cupola.errors import CupolaError
 from cupola.sandboxes.generation import Generation
 from cupola.sessions import Activity, Sandbox, Session, SessionStart
 
@@ -26,7 +27,8 @@ class LiveSandbox:
     """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
 
     `start_type` says how its session came by it. `pooled` is set while a warm pool counts on it: then it may wait for
-    as long as it likes. Mutable: it counts what is open.
+    as long as it likes. `counted_at` is until when its running time stands on the session's account. `ending` is why it
+    is being stopped although something may be running: what open requests are told. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -40,6 +42,8 @@ class LiveSandbox:
     background: set[str] = field(default_factory=set)
     stopping: bool = False
     generation: Generation | None = None
+    counted_at: float | None = None
+    ending: CupolaError | None = None
     binds_late: bool = False
     start_type: SessionStart = SessionStart.COLD
     pooled: bool = False
@@ -55,6 +59,17 @@ class LiveSandbox:
     def closed(self, now: float) -> None:
         self.open_requests -= 1
         self.last = now
+
+    @property
+    def rests(self) -> bool:
+        """Nothing is open and nothing runs: it may be stopped for the sake of another."""
+        return not (self.stopping or self.open_requests or self.background)
+
+    def clock_jumped(self, seconds: float) -> None:
+        """Moves what was noted along with the clock, so that no time seems to have passed."""
+        self.last += seconds
+        if self.counted_at is not None:
+            self.counted_at += seconds
 
     def activity(self) -> Activity:
         return Activity(self.open_requests, len(self.background), self.last)

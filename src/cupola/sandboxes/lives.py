@@ -104,8 +104,9 @@ class Lives:
             self._trim(row.id)
         self._collector.follow(row.id, driver, handle)
 
-    def ready(self, row: Sandbox) -> None:
+    def ready(self, row: Sandbox, driver: Driver, handle: Handle) -> None:
         at = self._clock()
+        self._collector.look(row.id, driver, handle)
         self._write(row, lambda conn: rows.run_ready(conn, row.id, at))
 
     def adopted(self, row: Sandbox) -> None:

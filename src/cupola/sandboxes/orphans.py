@@ -27,7 +27,7 @@ _MOST_BETWEEN_PASSES = 60.0
 
 
 class Orphans:
-    """Looks again and again. `grace` is in seconds, `clock` gives unix seconds."""
+    """Looks again and again. `grace` is in seconds, `clock` counts seconds, from anywhere."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Orphans:
         live: LiveSandboxes,
         *,
         grace: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._places = places
@@ -85,8 +85,8 @@ class Orphans:
                 await self._starter.undo(row, place.driver, "served nobody")
 
     def _is_due(self, name: str, now: float, seen: dict[str, float]) -> bool:
-        """Whether it has been alone for the grace. A clock that was set back begins the grace anew."""
-        seen[name] = min(self._first_seen.get(name, now), now)
+        """Whether it has been alone for the grace."""
+        seen[name] = self._first_seen.get(name, now)
         return now - seen[name] >= self._grace
 
     async def _remove(self, place: Place, orphan: Found) -> None:

@@ -53,6 +53,13 @@ class Collector:
         if sandbox not in self._tasks:
             self._tasks[sandbox] = asyncio.create_task(self._follow(sandbox, driver, handle))
 
+    def look(self, sandbox: str, driver: Driver, handle: Handle) -> None:
+        """Follows it anew, which looks at once: what a driver stamps when it sees it is from before this."""
+        task = self._tasks.pop(sandbox, None)
+        if task is not None:
+            task.cancel()
+        self.follow(sandbox, driver, handle)
+
     async def finish(self, sandbox: str, driver: Driver, handle: Handle) -> None:
         """Keeps the rest of what a sandbox that has ended has written. An unreachable driver has no rest."""
         await self._let_go(sandbox)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
 from cupola.drivers.base import Life
-from cupola.errors import Conflict, CupolaError, Forbidden, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import Conflict, CupolaError, Forbidden, NotFound, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
+from cupola.limits import Budget, Limits, Owner, budget_of, over_budget, spent
 from cupola.sandboxes import evidence
+from cupola.sandboxes.admission import Admission
 from cupola.sandboxes.adoption import Adoptions
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import CouldNotStart, Starter
+from cupola.sandboxes.usage import Usage
 from cupola.sandboxes.warm_starts import WarmStarts
-from cupola.sessions import Sandbox, Session, SessionStart
+from cupola.sessions import Desired, Observed, Sandbox, Session, SessionStart
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
@@ -56,6 +59,8 @@ class Sandboxes:
         places: Places,
         *,
         max_sandboxes: int,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        budget: Budget = Budget(),  # noqa: B008 (frozen)
         on_lost: OnLost,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,11 +71,17 @@ class Sandboxes:
         self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
+        self.usage = Usage(store, budget, clock)
+        self._admission = Admission(limits, self.live, self.stop)
         self.warm_starts = WarmStarts(store, starter, places, self.live)
-        self._adoptions = Adoptions(store, self.live, self.discard_soon, starter.witness.adopted, clock)
+        self._adoptions = Adoptions(
+            store, self.live, self._admission.seat, self.discard_soon, starter.witness.adopted, clock
+        )
         self._discarding: set[asyncio.Task[None]] = set()
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
         self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
+        self._deleting: dict[SessionKey, asyncio.Task[None]] = {}
+        self._making: set[SessionKey] = set()
 
     def live_of(self, key: SessionKey) -> LiveSandbox | None:
         """The ready sandbox of a session, from memory; None when it must be looked up or started."""
@@ -88,8 +99,9 @@ class Sandboxes:
         """The session with that id, made on `version` if it is new; an id is made up if there is none.
 
         It starts no sandbox: `ensure_ready` does. Two callers with one new id get one session. Raises Conflict when the
-        version has gone meanwhile.
+        version has gone meanwhile, QuotaExceeded when there would be no room for the session to run.
         """
+        await self._admission.make_room(Owner(agent.project, agent.name, caller))
         now = self._clock()
         session = Session(
             project=agent.project,
@@ -120,7 +132,7 @@ class Sandboxes:
             return live
         task = self._starting.get(session.key)
         if task is None:
-            task = asyncio.create_task(self._bring_up(session, agent, version))
+            task = asyncio.create_task(self._let_in(session, agent, version))
             self._starting[session.key] = task
             task.add_done_callback(lambda done: self._start_ended(session.key, done))
         return await joined(task, f"The start of session '{session.id}'")
@@ -130,15 +142,41 @@ class Sandboxes:
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have waited
 
-    async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+    async def _let_in(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
+        """Waits for a stop that is under way, then starts the session if its budget and the limits allow it."""
         stopping = self._stopping.get(session.key)
         if stopping is not None:
             await asyncio.wait([stopping])
+            if (live := self.live_of(session.key)) is not None:  # the driver was away, so it could not be stopped
+                return live
+        session = await self._as_stored(session)
+        if over := spent(session, budget_of(version, self.usage.default)):
+            raise over_budget(session, over)
+        try:
+            async with self._admission.seat(Owner(session.project, session.agent, session.caller)):
+                await self._make_room()
+                self._making.add(session.key)
+                return await self._bring_up(session, agent, version)
+        except QuotaExceeded:
+            await self._give_up_start(session)
+            raise
+        finally:
+            self._making.discard(session.key)
+
+    async def _as_stored(self, session: Session) -> Session:
+        """The session as it is now: whoever asked may have read it before it was stopped or deleted."""
+        known = await self._store.read(lambda conn: session_rows.get_session(conn, *session.key))
+        if known is None or known.desired is Desired.DELETED:
+            raise NotFound(
+                f"Session '{session.id}' of agent '{session.agent}' was deleted meanwhile.", param="agent_session_id"
+            )
+        return known
+
+    async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         began = self._clock()
         resumed = session.stopped_at is not None
+        session = session.to_starting(began)
         try:
-            await self._make_room()
-            session = session.to_starting(began)
             place = await self._places.of(version.definition)
             prepared = await self._places.prepare(version, place)
             await self._undo_what_was_left(session)
@@ -147,14 +185,15 @@ class Sandboxes:
             live = await self._starter.start(row, agent, version, place, prepared.source, session)
         except CouldNotStart as error:
             self._places.forget(version)
-            raise await self._failed(session, error.failure) from error
+            command = f"cupola logs {session.agent} --session {session.id} --phase start"
+            raise await self._failed(session, evidence.with_command(error.failure, command)) from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         except CupolaError as error:
             await self._not_started(session, error, resumed=resumed)
             raise
         ready = session.to_ready(self._clock())
-        live.session = ready
+        live.session, live.counted_at = ready, self._clock()
         live.start_type = SessionStart.RESUME if resumed else SessionStart.COLD
         self._store.write_later(lambda conn: session_rows.put_session(conn, ready))
         self.live.add(live)
@@ -197,15 +236,13 @@ class Sandboxes:
     @property
     def room(self) -> int:
         """How many more sandboxes may begin to run now; below 0 while somebody waits for room."""
-        begun = len(self._starting) + len(self._stopping) + len(self._adoptions) + len(self.warm_starts)
-        return self._max - len(self.live) - begun
+        waiting = len(self._starting) - len(self._making)
+        return self._max - self._running() - waiting
 
     async def _make_room(self) -> None:
-        """For a start that is counted already: what waits for nobody in particular goes first."""
-        while self.room < 0:
-            resting = [
-                live for live in self.live if not live.stopping and not live.open_requests and not live.background
-            ]
+        """What waits for nobody in particular goes first."""
+        while (running := self._running()) >= self._max:
+            resting = [live for live in self.live if live.rests]
             warm = [live for live in resting if live.session is None]
             if warm:
                 await self.discard_warm(min(warm, key=lambda live: live.last), "made room")
@@ -218,8 +255,15 @@ class Sandboxes:
             else:
                 raise QuotaExceeded(
                     f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
-                    "stop a session, or raise CUPOLA_MAX_SANDBOXES."
+                    "stop a session, or raise CUPOLA_MAX_SANDBOXES.",
+                    extra={"scope": "installation", "limit": self._max, "running": running},
                 )
+
+    def _running(self) -> int:
+        """Sandboxes that there are or are about to be; newcomers that still wait for room are none of them."""
+        elsewhere = [key for key in self._stopping if self.live.of_session(key) is None]
+        begun = len(self._making) + len(self._adoptions) + len(self.warm_starts)
+        return len(self.live) + begun + len(elsewhere)
 
     def add_warm(self, live: LiveSandbox) -> None:
         """Keeps a ready sandbox without a session for the next session of its version."""
@@ -227,16 +271,26 @@ class Sandboxes:
 
     def adopt_running(self, live: LiveSandbox) -> None:
         """Takes over a sandbox that outlived an earlier server."""
+        live.counted_at = self._clock()
         self.live.add(live)
 
     async def stop(
-        self, live: LiveSandbox, reason: str, *, grace: float | None = None, last_word: str | None = None
+        self,
+        live: LiveSandbox,
+        reason: str,
+        *,
+        grace: float | None = None,
+        last_word: str | None = None,
+        ending: CupolaError | None = None,
     ) -> None:
         """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask.
 
-        What it has left unfinished then ends with `last_word`, or with what `reason` says.
+        Who names a grace while it is being stopped shortens that stop to its own. What it has left unfinished then ends
+        with `last_word`, or with what `reason` says; `ending` is why requests that are open break off, and forbids
+        that they are sent again to the next sandbox.
         """
         key = live.session.key if live.session is not None else (live.row.project, live.row.agent, live.row.id)
+        live.ending = live.ending or ending
         task = self._stopping.get(key)
         if task is None:
             live.stopping = True
@@ -244,6 +298,8 @@ class Sandboxes:
             task = asyncio.create_task(self._stop(live, reason, grace, last_word))
             self._stopping[key] = task
             task.add_done_callback(lambda _: self._stop_ended(key))
+        elif grace is not None:
+            await live.driver.end(live.handle, grace)
         await asyncio.shield(task)
 
     def _stop_ended(self, key: SessionKey) -> None:
@@ -251,35 +307,89 @@ class Sandboxes:
         self.live.changed.set()
 
     async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
-        self.live.remove(live)
+        if live.session is None:
+            self.live.remove(live)  # no other session may take it; one with a session stays until it is gone
         try:
+            await self.usage.count_last(live, in_haste=grace == 0)
             await self._starter.stop(live, reason, grace=grace)
         except CupolaError:
-            live.stopping = False  # the driver is away: the next pass looks at it again
+            live.stopping, live.ending = False, None  # the driver is away: the next pass looks at it again
             self.live.add(live)
             raise
-        if live.session is not None:
-            idle = live.session.to_accessed(live.last).to_idle(self._clock())
-            await self._store.write(lambda conn: _put_if_there(conn, idle))
-            await self._on_lost(live.session, last_word)
+        try:
+            if live.session is not None:
+                idle = live.session.to_accessed(live.last).to_idle(self._clock())
+                await self._store.write(lambda conn: _put_if_there(conn, idle))
+                await self._on_lost(live.session, last_word)
+        finally:
+            self.live.remove(live)
         log.info("sandbox stopped", agent=live.row.agent, session=live.row.session_id, reason=reason)
 
-    async def stop_session(self, session: Session, *, grace: float | None = None) -> None:
+    async def stop_session(
+        self, session: Session, *, grace: float | None = None, ending: CupolaError | None = None
+    ) -> None:
         """Stops what runs or starts for a session. Nothing running is done."""
         await self._adoptions.settled(session.key)
         starting = self._starting.get(session.key)
         if starting is not None:
             starting.cancel()
             await asyncio.wait([starting])
+            await self._give_up_start(session)
         live = self.live.of_session(session.key)
         if live is not None:
-            await self.stop(live, "session stopped", grace=grace)
-        elif starting is not None and starting.cancelled():
-            idle = session.to_idle(self._clock())
-            await self._store.write(lambda conn: _put_if_there(conn, idle))
+            ending = ending or _stopped(session)
+            await self.stop(live, "session stopped", grace=grace, last_word=ending.message, ending=ending)
+
+    async def kill_session(self, session: Session) -> None:
+        """SIGKILL, now: to what runs, starts, or is being stopped and waits out its grace."""
+        await self.stop_session(session, grace=0, ending=_stopped(session, "killed"))
+
+    async def _give_up_start(self, session: Session) -> None:
+        """A session that was to start and does not: it sleeps, and the next request tries again."""
+        now = self._clock()
+
+        def change(conn: Any) -> None:
+            known = session_rows.get_session(conn, *session.key)
+            if known is not None and known.desired is Desired.RUNNING and known.observed in _COMING_UP:
+                session_rows.put_session(conn, known.to_idle(now))
+
+        await self._store.write(change)
+
+    async def forget_unused(self, session: Session) -> None:
+        """Takes away a session that was made for a request and has never had a sandbox."""
+
+        def change(conn: Any) -> None:
+            known = session_rows.get_session(conn, *session.key)
+            if known is not None and (known.guid, known.last_accessed_at) == (session.guid, session.created_at):
+                session_rows.delete_session(conn, *session.key)
+
+        if not self.has_sandbox(session.key):
+            await self._store.write(change)
+
+    def has_sandbox(self, key: SessionKey) -> bool:
+        """Whether a sandbox of the session starts, runs or stops."""
+        return key in self._starting or self.live.of_session(key) is not None
+
+    def keys_with_sandbox(self) -> Sequence[SessionKey]:
+        """All sessions of which `has_sandbox` is true."""
+        running = [live.session.key for live in self.live if live.session is not None]
+        return list(dict.fromkeys([*self._starting, *running]))
 
     async def delete_session(self, session: Session) -> None:
-        """Ends a session: sandbox, home, row. May be repeated after a crash."""
+        """Ends a session: sandbox, home, row. Once however many ask; may be repeated after a crash."""
+        task = self._deleting.get(session.key)
+        if task is None:
+            task = asyncio.create_task(self._delete(session))
+            self._deleting[session.key] = task
+            task.add_done_callback(lambda done: self._deletion_ended(session.key, done))
+        await asyncio.shield(task)
+
+    def _deletion_ended(self, key: SessionKey, task: asyncio.Task[None]) -> None:
+        self._deleting.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; he may have left
+
+    async def _delete(self, session: Session) -> None:
         gone = session.to_deleted()
         await self._store.write(lambda conn: session_rows.put_session(conn, gone))
         await self.stop_session(session, grace=0)
@@ -295,7 +405,8 @@ class Sandboxes:
 
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""
-        return key in self._starting or key in self._stopping or self._adoptions.concern(key)
+        changing = (self._starting, self._stopping, self._deleting)
+        return any(key in each for each in changing) or self._adoptions.concern(key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
@@ -356,6 +467,7 @@ class Sandboxes:
 
     async def stop_all(self, grace: float) -> None:
         """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
+        await asyncio.gather(*self._deleting.values(), return_exceptions=True)
         await self.break_off()
         await asyncio.gather(*self._discarding, return_exceptions=True)
         stops = [
@@ -365,6 +477,16 @@ class Sandboxes:
         for result in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(result, CupolaError):
                 log.warning("sandbox not stopped", reason=result.message)
+
+
+_COMING_UP = (Observed.NONE, Observed.STARTING)
+
+
+def _stopped(session: Session, how: str = "stopped") -> Conflict:
+    return Conflict(
+        f"Session '{session.id}' was {how} while this was running; ask again to resume it with its files.",
+        code="session_stopped",
+    )
 
 
 def check_owner(session: Session, caller: str) -> None:

@@ -87,7 +87,8 @@ class Versions:
         try:
             live, active = await self._bring_up(version)
         except CouldNotStart as error:
-            await self._save(version.to_failed(error.failure))
+            command = f"cupola logs {version.agent} --version {version.version} --phase start"
+            await self._save(version.to_failed(evidence.with_command(error.failure, command)))
             return
         except CupolaError as error:
             await self._save(version.to_failed(evidence.of_error(error, Phase.VALIDATE)))

@@ -68,7 +68,7 @@ class Witness(Protocol):
 
     async def follow(self, row: Sandbox, driver: Driver, handle: Handle) -> None: ...
 
-    def ready(self, row: Sandbox) -> None: ...
+    def ready(self, row: Sandbox, driver: Driver, handle: Handle) -> None: ...
 
     def adopted(self, row: Sandbox) -> None: ...
 
@@ -194,7 +194,7 @@ class Starter:
             # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
             await asyncio.shield(self.undo(row, place.driver, "start broken off"))
             raise
-        self.witness.ready(row)
+        self.witness.ready(row, place.driver, handle)
         row = replace(row, observed=Observed.READY)
         self._store.write_later(lambda conn: rows.put_sandbox(conn, row))
         return LiveSandbox(

@@ -5,9 +5,10 @@ That a session has at most one is not checked here but guaranteed by the index `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, select
+from sqlalchemy import Connection, Row, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cupola.errors import Conflict
@@ -16,6 +17,11 @@ from cupola.store.statements import upsert
 from cupola.store.tables import sandboxes
 
 _DELETE = delete(sandboxes).where(sandboxes.c.id == bindparam("p_id"))
+_USED = (
+    update(sandboxes)
+    .where(sandboxes.c.id == bindparam("p_id"), sandboxes.c.used_cpu_seconds <= bindparam("p_used"))
+    .values(used_cpu_seconds=bindparam("p_used"))
+)
 _ALL = select(sandboxes).order_by(sandboxes.c.created_at, sandboxes.c.id)
 _THIS = select(sandboxes).where(sandboxes.c.id == bindparam("p_id"))
 _OF_SESSION = select(sandboxes).where(
@@ -40,11 +46,18 @@ def put_sandbox(conn: Connection, sandbox: Sandbox) -> None:
         "session": sandbox.session,
         "handle": None if sandbox.handle is None else dict(sandbox.handle),
         "observed": sandbox.observed.value,
+        "used_cpu_seconds": sandbox.used_cpu_seconds,
     }
     try:
         upsert(conn, sandboxes, row, ("id",))
     except IntegrityError as error:
         raise Conflict(f"Session {sandbox.session} of agent {sandbox.agent} has a sandbox already.") from error
+
+
+def keep_usage(conn: Connection, used: Mapping[str, float]) -> None:
+    """Moves `used_cpu_seconds` of many sandboxes forward, by id. Unknown ones are passed over."""
+    if used:
+        conn.execute(_USED, [{"p_id": id, "p_used": seconds} for id, seconds in used.items()])
 
 
 def delete_sandbox(conn: Connection, id: str) -> bool:
@@ -80,4 +93,5 @@ def _sandbox(row: Row[Any]) -> Sandbox:
         session=row.session,
         handle=row.handle,
         observed=Observed(row.observed),
+        used_cpu_seconds=row.used_cpu_seconds,
     )

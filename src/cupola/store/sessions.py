@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, or_, select, update
 
 from cupola.agents import Failure
 from cupola.sessions import LIFETIME, Desired, Observed, Session, SessionStatus
-from cupola.store.paging import Page, PageOf, fetch_page
+from cupola.store.paging import ALL, Page, PageOf, fetch_page
 from cupola.store.statements import upsert
 from cupola.store.tables import session_conversations, sessions
 
@@ -19,6 +19,14 @@ _CONVERSATION_KEYS = ("project", "agent", "conversation")
 _OF_AGENT = and_(sessions.c.project == bindparam("p_project"), sessions.c.agent == bindparam("p_agent"))
 _THIS = and_(_OF_AGENT, sessions.c.id == bindparam("p_id"))
 _GET = select(sessions).where(_THIS)
+_LAST = "\x7f"
+"""Behind every character that an id may have."""
+_BEGINNING = (
+    select(sessions)
+    .where(_OF_AGENT, sessions.c.id >= bindparam("p_from"), sessions.c.id < bindparam("p_to"))
+    .order_by(sessions.c.id)
+    .limit(bindparam("p_limit"))
+)
 _DELETE = delete(sessions).where(_THIS)
 _OF_VERSION = select(sessions).where(_OF_AGENT, sessions.c.version == bindparam("p_version")).order_by(sessions.c.seq)
 _LIVE = (
@@ -33,13 +41,19 @@ _LIVE = (
 )
 _LONG_UNUSED = (
     select(sessions)
-    .where(sessions.c.last_accessed_at <= bindparam("p_until"))
+    .where(sessions.c.last_accessed_at <= bindparam("p_until"), sessions.c.desired != Desired.DELETED.value)
     .order_by(sessions.c.last_accessed_at, sessions.c.seq)
+    .limit(bindparam("p_limit"))
 )
 _TOUCH = (
     update(sessions)
     .where(_THIS, sessions.c.last_accessed_at < bindparam("p_accessed"))
     .values(last_accessed_at=bindparam("p_accessed"))
+)
+_USED = (
+    update(sessions)
+    .where(_THIS, sessions.c.used_seconds <= bindparam("p_seconds"), sessions.c.used_cpu_seconds <= bindparam("p_cpu"))
+    .values(used_seconds=bindparam("p_seconds"), used_cpu_seconds=bindparam("p_cpu"))
 )
 _BOUND = select(session_conversations.c.session).where(
     session_conversations.c.project == bindparam("p_project"),
@@ -56,6 +70,12 @@ _UNBIND = delete(session_conversations).where(
 def get_session(conn: Connection, project: str, agent: str, id: str) -> Session | None:
     row = conn.execute(_GET, {"p_project": project, "p_agent": agent, "p_id": id}).first()
     return None if row is None else _session(row)
+
+
+def sessions_beginning(conn: Connection, project: str, agent: str, beginning: str, limit: int) -> list[Session]:
+    """Some of the agent's sessions whose ids begin so."""
+    this = {"p_project": project, "p_agent": agent, "p_from": beginning, "p_to": beginning + _LAST, "p_limit": limit}
+    return [_session(row) for row in conn.execute(_BEGINNING, this)]
 
 
 def put_session(conn: Connection, session: Session) -> None:
@@ -115,10 +135,26 @@ def touch_sessions(conn: Connection, accessed: Mapping[tuple[str, str, str], flo
         conn.execute(_TOUCH, rows)
 
 
-def expired_sessions(conn: Connection, now: float) -> list[Session]:
-    """Sessions past their lifetime that nobody has deleted yet, longest unused first."""
+def keep_usage(conn: Connection, used: Sequence[Session]) -> None:
+    """Moves `used_seconds` and `used_cpu_seconds` forward, never back. Unknown sessions are passed over."""
+    rows = [
+        {
+            "p_project": session.project,
+            "p_agent": session.agent,
+            "p_id": session.id,
+            "p_seconds": session.used_seconds,
+            "p_cpu": session.used_cpu_seconds,
+        }
+        for session in used
+    ]
+    if rows:
+        conn.execute(_USED, rows)
+
+
+def expired_sessions(conn: Connection, now: float, limit: int = ALL) -> list[Session]:
+    """Sessions past their lifetime that nobody has deleted yet, longest unused first; at most `limit`."""
     slack = 1.0  # the column is compared with a difference, the domain compares a sum: let it have the last word
-    found = map(_session, conn.execute(_LONG_UNUSED, {"p_until": now - LIFETIME + slack}))
+    found = map(_session, conn.execute(_LONG_UNUSED, {"p_until": now - LIFETIME + slack, "p_limit": limit}))
     return [session for session in found if session.status(now) is SessionStatus.EXPIRED]
 
 

@@ -147,6 +147,7 @@ sandboxes = Table(
     _text("session", nullable=True),
     Column("handle", _Json),
     _text("observed"),
+    Column("used_cpu_seconds", Float, nullable=False, server_default="0"),
     Index(
         "one_sandbox_per_session",
         "project",

@@ -1,6 +1,7 @@
 """The agent of the end-to-end tests: counts in its home, streams as slowly as it is told, looks around its network.
 
-Standard library only, so that it runs wherever Python does. `READY_AFTER` is in seconds; `EXIT` ends it at once with
+Standard library only, so that it runs wherever Python does. `READY_AFTER` is in seconds; with `TALK`
+it writes without end; `EXIT` ends it at once with
 that code and with more words than are wise, as a broken agent would.
 """
 
@@ -32,6 +33,15 @@ def count() -> int:
         counted = int(file.read_text()) + 1 if file.exists() else 1
         file.write_text(str(counted))
     return counted
+
+
+def talk() -> None:
+    """Writes a numbered line a hundred times a second, for as long as it lives."""
+    number = 0
+    while True:
+        print(f"line {number}", flush=True)
+        number += 1
+        time.sleep(0.01)
 
 
 def look(asked: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +128,8 @@ if __name__ == "__main__":
     if "EXIT" in os.environ:
         print(dict(os.environ))
         sys.exit(int(os.environ["EXIT"]))
+    if "TALK" in os.environ:
+        threading.Thread(target=talk, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     host = "127.0.0.1" if os.environ.get("PORT", "8088") != "8088" else "0.0.0.0"
     Server((host, int(os.environ.get("PORT", "8088"))), Agent).serve_forever()

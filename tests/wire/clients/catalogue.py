@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import sys
 import time
 import traceback
@@ -754,6 +755,26 @@ async def stop_session(bench: Bench) -> str:
     same("session of an answer", (await bench.ask("sigma")).model_extra["agent_session_id"], session)
     same("status after it", (await bench.control.get_session(name, session))["status"], "active")
     return "idle after two stops; active after an answer in the same session"
+
+
+@operation("sessions.logs: what was, then what comes")
+async def session_logs(bench: Bench) -> str:
+    name = await bench.answering()
+    session = (await bench.ask("sigma")).model_extra["agent_session_id"]
+    rows = [json.loads(data) for data in await bench.control.logs(name, "1", session, "Sandbox ready")]
+    same("fields", {tuple(row) for row in rows}, {("timestamp", "stream", "message")})
+    same("first", (rows[0]["stream"], rows[0]["message"]), ("status", "Successfully connected to container"))
+    true("nothing of what it wrote is there", any(row["stream"] == "stdout" and row["message"] for row in rows))
+    for version, missing in (("7", session), ("1", "mine-" + MISSING)):
+        try:
+            await bench.control.logs(name, version, missing, "status")
+        except Refused as error:
+            same("status", error.status, 404)
+        except ResourceNotFoundError:
+            continue
+        else:
+            raise AssertionError("a log stream of what does not exist")
+    return "connected, its lines, and when it was ready; 404 of another version's and of an unknown session"
 
 
 @operation("sessions.delete: one, which is gone", "sessions.list")

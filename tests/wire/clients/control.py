@@ -220,6 +220,37 @@ class Control:
             return
         await call(own(agent_name=agent, session_id=session, **self._isolation()))
 
+    async def logs(self, agent: str, version: str, session: str, last: str) -> list[str]:
+        """The data of each frame of a session's log stream, up to one that holds `last`; then the client leaves."""
+        own = self._own("agents.get_session_log_stream", "beta.agents.get_session_log_stream")
+        if own is None:
+            self.ways.add("pipeline")
+            path = f"/agents/{agent}/versions/{version}/sessions/{session}:logstream"
+            request = HttpRequest("GET", path, params={"api-version": self.api_version})
+            reply = await call(self.sdk.project.send_request(request, stream=True))
+            if reply.status_code != 200:
+                await call(reply.read())
+                raise Refused(reply.status_code, reply.json())
+            pieces = reply.iter_bytes()
+        else:
+            pieces = await call(own(agent_name=agent, agent_version=version, session_id=session))
+        got = b""
+        if hasattr(pieces, "__aiter__"):
+            async for piece in pieces:
+                got += piece
+                if b"\n\n" in got.partition(last.encode())[2]:
+                    await pieces.aclose()
+                    break
+        else:
+            for piece in pieces:
+                got += piece
+                if b"\n\n" in got.partition(last.encode())[2]:
+                    pieces.close()
+                    break
+        frames = got.rpartition(b"\n\n")[0].decode().split("\n\n")
+        assert all(frame.startswith("event: log\ndata: ") for frame in frames), frames
+        return [frame.partition("data: ")[2] for frame in frames]
+
     # Files of sessions, likewise
 
     async def upload_file(self, agent: str, session: str, path: str, content: Any) -> Any:

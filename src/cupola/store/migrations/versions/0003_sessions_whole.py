@@ -92,9 +92,12 @@ def upgrade() -> None:
     op.add_column("versions", sa.Column("warm_pool", sa.Integer(), nullable=True))
     op.add_column("versions", sa.Column("binds_late", sa.Boolean(), nullable=True))
     op.create_index(op.f("ix_versions_warm_pool"), "versions", ["warm_pool"], unique=False)
+    op.add_column("sandboxes", sa.Column("used_cpu_seconds", sa.Float(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("sandboxes") as sandboxes:
+        sandboxes.drop_column("used_cpu_seconds")
     op.drop_index(op.f("ix_versions_warm_pool"), "versions")
     with op.batch_alter_table("versions") as versions:
         versions.drop_column("binds_late")
