@@ -2,7 +2,7 @@
 # The first Python of at least 3.11 is taken; `make PYTHON=/path/to/python3 demo` takes another.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-wire fuzz bench fmt check docs pins clean
+.PHONY: help demo serve test test-all test-wire test-kill fuzz bench fmt check docs pins clean
 .DELETE_ON_ERROR:
 
 export PYTHON
@@ -28,6 +28,9 @@ test-all: .venv/.dev  ## run the tests; what cannot run here fails instead of be
 
 test-wire: .venv/.dev  ## run the official clients against the platform
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/wire $(ARGS)
+
+test-kill: .venv/.dev  ## kill the platform and its sandboxes at random points; SEED=n draws others
+	$(BIN)/python -m tests.kill --seed $(SEED) $(ARGS)
 
 fuzz: .venv/.dev  ## send ten thousand bad requests; SEED=n draws others
 	$(BIN)/python -m tests.fuzz --seed $(SEED) $(ARGS)

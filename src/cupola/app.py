@@ -82,6 +82,7 @@ from cupola.sandboxes.reconcile import Versions, recover
 from cupola.sandboxes.retention import Retention
 from cupola.sandboxes.start import Place, Starter
 from cupola.sandboxes.transcript import Transcripts
+from cupola.sandboxes.unfinished import Unfinished
 from cupola.sandboxes.warm import WarmPools
 from cupola.settings import Settings
 from cupola.store import Store
@@ -176,7 +177,9 @@ class Platform:
         )
         self.warm = WarmPools(store, self.sandboxes, default=settings.warm_pool, clock=clock)
         self.versions = Versions(store, self._starter, self.places, self.sandboxes, self.warm.reconsider)
-        self.orphans = Orphans(store, self.places, grace=settings.orphan_grace, clock=clock.ticks)
+        self.orphans = Orphans(
+            store, self.places, self._starter, self.sandboxes.live, grace=settings.orphan_grace, clock=clock.ticks
+        )
         self.reaper = Reaper(store, self.sandboxes, default_timeout=settings.idle_timeout, clock=clock, step=clock.step)
         self.expiry = Expiry(store, self.sandboxes, clock, clock.stood)
         self.state_expiry = StateExpiry(store, clock)
@@ -193,6 +196,7 @@ class Platform:
         self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, clock.ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
+        self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
         self.socket_limits = sockets or SocketLimits()
         self._sockets = WebSockets(
             self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, clock.ticks
@@ -376,6 +380,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
             platform.reaper.run(),
             platform.expiry.run(),
             platform.orphans.run(),
+            platform.unfinished.run(),
             platform.state_expiry.run(),
             platform.retention.run(),
             platform.timekeeper.run(),

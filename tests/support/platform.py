@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from cupola.api.logs import LogLimits
 from cupola.app import Finders, Platform, callback_apps
 from cupola.clock import SteadyClock
-from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation
+from cupola.drivers.base import LABEL_SANDBOX, Handle, Observation, SandboxSpec
 from cupola.drivers.fake import Choice, FakeDriver, FakePlace, FakeSandbox
 from cupola.errors import DriverUnavailable
 from cupola.gateway.websocket import Limits
@@ -158,7 +158,7 @@ class Caller:
 class MortalDriver(FakeDriver):
     """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
 
-    While it is `away` it cannot say how a sandbox is; `no_copies` and `no_deletions` are what it cannot do with homes.
+    While it is `away` nothing can be asked of it; `no_copies` and `no_deletions` are what it cannot do with homes.
     """
 
     killed = False
@@ -166,29 +166,42 @@ class MortalDriver(FakeDriver):
     no_copies = False
     no_deletions = False
 
+    async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
+        self._require()
+        async with aclosing(super().start(spec)) as steps:
+            async for handle in steps:
+                yield handle
+
     async def poll(self, handle: Handle) -> Observation:
-        if self.away:
-            raise DriverUnavailable("The engine does not answer.")
+        self._require()
         return await super().poll(handle)
 
     async def end(self, handle: Handle, grace: float) -> None:
+        self._require()
         self._die_if_killed()
         await super().end(handle, grace)
 
     async def stop(self, handle: Handle, grace: float) -> None:
+        self._require()
         self._die_if_killed()
         await super().stop(handle, grace)
 
     async def delete_home(self, home: str) -> None:
+        self._require()
         self._die_if_killed()
         if self.no_deletions:
             raise DriverUnavailable("The engine does not answer.")
         await super().delete_home(home)
 
     async def copy_home(self, source: str, target: str) -> int:
+        self._require()
         if self.no_copies:
             raise DriverUnavailable("The engine does not answer.")
         return await super().copy_home(source, target)
+
+    def _require(self) -> None:
+        if self.away:
+            raise DriverUnavailable("The engine does not answer.")
 
     def _die_if_killed(self) -> None:
         if self.killed:
@@ -216,8 +229,8 @@ class PlatformUnderTest:
         self.tokens = Tokens(installation.secret)
 
     async def open(self) -> Self:
-        self.store = Store.open(self.installation.layout.database)
-        driver = self.driver = MortalDriver(self.place, self.installation.id)
+        self.store = self.open_store()
+        driver = self.driver = self.make_driver()
 
         async def find() -> Place:
             return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
@@ -236,6 +249,14 @@ class PlatformUnderTest:
         self.callbacks, self.token_endpoint = callback_apps(self.store, self.tokens, self.clock)
         await self.platform.begin()
         return self
+
+    def open_store(self) -> Store:
+        """What each start opens; `tests/kill` has one that can be killed anywhere."""
+        return Store.open(self.installation.layout.database)
+
+    def make_driver(self) -> MortalDriver:
+        """The same for the driver."""
+        return MortalDriver(self.place, self.installation.id)
 
     async def aclose(self) -> None:
         await self.platform.aclose()

@@ -76,13 +76,15 @@ def test_the_envelope() -> None:
         (errors.QuotaExceeded("x"), 429, "rate_limit_error", "false"),
         (errors.NotServed("x"), 501, "server_error", "false"),
         (errors.SandboxLost("x"), 502, "server_error", None),
-        (errors.DriverUnavailable("x"), 503, "server_error", "false"),
+        (errors.DriverUnavailable("x"), 503, "server_error", "true"),
+        (errors.IssuerUnavailable("x"), 503, "server_error", "true"),
+        (errors.SetupError("x", code="storage_full"), 503, "server_error", "false"),
     ],
 )
 async def test_clients_are_told_whether_to_try_again(
     error: errors.CupolaError, status: int, kind: str, retry: str | None
 ) -> None:
-    """`x-should-retry` forbids what would end the same way; `Retry-After` is never sent."""
+    """`x-should-retry` forbids what would end the same way, or would be done twice; `Retry-After` is never sent."""
     answer = await answer_to(error)
     assert answer.status == status
     assert answer.error["type"] == kind

@@ -22,7 +22,7 @@ from typing import Protocol
 from starlette.types import Receive, Send
 
 from cupola.drivers.base import Address
-from cupola.errors import SandboxLost
+from cupola.errors import CupolaError, SandboxLost
 from cupola.gateway.headers import Header, find, to_caller
 from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body
@@ -128,10 +128,11 @@ async def forward(
     `on_whole`, a reply that is no event stream is read to its end, and the caller gets what `on_whole` makes
     of it.
 
-    A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, an event
-    stream ends with what `on_lost` returns; without that the reply is left unfinished, and the server cuts
-    the caller's connection, so that nobody takes a part for the whole. A body that ends with its connection ends
-    as well when the sandbox is lost: an event stream that seems to be whole is followed by what `on_end` returns.
+    A sandbox lost before its reply began raises `SandboxLost`, and nothing was sent. Lost later, or when `on_chunk`
+    cannot go on, an event stream ends with what `on_lost` returns; without that the reply is left unfinished, and
+    the server cuts the caller's connection, so that nobody takes a part for the whole. A body that ends with its
+    connection ends as well when the sandbox is lost: an event stream that seems to be whole is followed by what
+    `on_end` returns.
     """
     with _CallerWatch(receive) as watch:
         reply = await _ask(upstream, address, method, target, headers, body, watch)
@@ -238,9 +239,11 @@ async def _stream(
                 missing = await _missing(on_end, tail)
             if chunk or missing or ended:
                 await send({"type": "http.response.body", "body": chunk + missing, "more_body": not ended})
-    except SandboxLost:
+    except CupolaError as error:
         if events and (missing := await _missing(on_lost, tail)):
             await send({"type": "http.response.body", "body": missing, "more_body": False})
+        elif not isinstance(error, SandboxLost):
+            raise
         return Outcome.UPSTREAM_LOST
     return Outcome.UPSTREAM_LOST if missing else Outcome.COMPLETE
 

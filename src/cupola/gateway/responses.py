@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cupola.conversations import CONTAINER_ID, FINAL_STATUSES, StoredResponse, cancelled_body, failed_body, for_client
-from cupola.errors import BadRequest, NotFound
+from cupola.errors import BadRequest, CupolaError, NotFound
 from cupola.gateway import answer
 from cupola.gateway.asking import Ask, input_items_of, read_ask
 from cupola.gateway.background import NOT_THERE, Background, Relay, stays
@@ -327,6 +327,7 @@ class _Exchange:
         self._start = answer.defaults(ask.body, asked.row)
         self._start["store"] = ask.store
         self._begun = False
+        self._not_kept: CupolaError | None = None
         self._last: Mapping[str, Any] | None = None
 
     @property
@@ -355,12 +356,24 @@ class _Exchange:
         filled = self._filled(body, kind if ends else "in_progress")
         if ends or not self._begun:
             self._begun = True
-            await self._recorder.keep(self.asked, filled)
+            await self._keep(filled)
         return for_client(filled)
 
+    async def _keep(self, body: Mapping[str, Any]) -> None:
+        try:
+            await self._recorder.keep(self.asked, body)
+        except CupolaError as error:
+            self._not_kept = error
+            raise
+
     async def lost(self) -> bytes | None:
-        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it."""
+        """The last event of a stream whose sandbox died, kept: the caller learns it as the protocol says it.
+
+        Of what cannot be kept the caller gets no response, but the reason: it would not be there afterwards.
+        """
         self.tap.drop()
+        if self._not_kept is not None:
+            return _error_event(self._not_kept, self.tap.next_number)
         if self.tap.ended or (self._ask.background and await self._carrier.still_runs(self.live)):
             return None
         ending = self.live.ending
@@ -397,6 +410,18 @@ class _Exchange:
     def _filled(self, body: Mapping[str, Any], status: str) -> dict[str, Any]:
         self._last = made = answer.filled(self._start, self.asked.row, body, status, self._clock())
         return made
+
+
+def _error_event(error: CupolaError, number: int) -> bytes:
+    """`ResponseErrorEvent` of the Responses protocol."""
+    payload = {
+        "type": "error",
+        "sequence_number": number,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+    }
+    return b"event: error\ndata: " + orjson.dumps(payload) + b"\n\n"
 
 
 def _asked(project: str, caller: Caller, ask: Ask, session_id: str, now: float) -> Asked:

@@ -54,5 +54,15 @@ class LostResponses:
 
         return await self._store.write(change)
 
+    async def end(self, response: StoredResponse, reason: str) -> None:
+        """One response that nobody goes on with, unless it has ended meanwhile."""
+
+        def change(conn: Any) -> None:
+            known = rows.get_response(conn, response.project, response.id)
+            if known is not None and not known.is_final:
+                self._fail(conn, known, reason)
+
+        await self._store.write(change)
+
     def _fail(self, conn: Any, response: StoredResponse, reason: str) -> None:
         rows.save_response(conn, replace(response, body=failed_body(response.body, reason, self._clock())))

@@ -191,6 +191,9 @@ class Sandboxes:
             raise failed from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
+        except CupolaError as error:
+            await self._not_started(session, error, resumed=resumed)
+            raise
         ready = session.to_ready(self._clock())
         live.session, live.counted_at = ready, self._clock()
         live.start_type = SessionStart.RESUME if resumed else SessionStart.COLD
@@ -236,6 +239,17 @@ class Sandboxes:
         await self._store.write(lambda conn: session_rows.put_session(conn, failed))
         log.warning("session not ready", agent=session.agent, session=session.id, reason=failure.message)
         return not_ready(failure, session.id)
+
+    async def _not_started(self, session: Session, error: CupolaError, *, resumed: bool) -> None:
+        """No fault of its own: one that slept sleeps on, a new one says why it did not come up."""
+        if resumed:
+            settled = session.to_idle(self._clock())
+        else:
+            settled = session.to_failed(evidence.of_error(error, Phase.CREATE))
+        try:
+            await self._store.write(lambda conn: _put_if_there(conn, settled))
+        except CupolaError as worse:  # the disk that is full now: `sandboxes/unfinished` comes back to it
+            log.warning("session not settled", session=session.id, reason=worse.message)
 
     @property
     def room(self) -> int:
@@ -416,11 +430,21 @@ class Sandboxes:
         await self.occupied.end(session.key)
         gone, spares = await self._store.write(partial(_mark_deleted, session=session, keep_snapshots=keep_snapshots))
         await self.stop_session(gone, grace=0)
+        await self._undo_what_was_left(gone)
         for place in await self._places.every():
             await place.driver.delete_home(gone.home)
         await remove_spares(self._store, self._places, spares)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
         await self._starter.witness.forget_session(session.key)
+
+    def is_at_work_on(self, key: SessionKey) -> bool:
+        """Whether the session has a sandbox here, or is getting or losing one now."""
+        return self.live.of_session(key) is not None or self.is_changing(key)
+
+    def is_changing(self, key: SessionKey) -> bool:
+        """Whether its sandbox is coming or going."""
+        changing = (self._starting, self._stopping, self._deleting)
+        return any(key in each for each in changing) or self._adoptions.has(key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
@@ -431,7 +455,6 @@ class Sandboxes:
     async def discard_warm(self, warm: LiveSandbox, reason: str = "warm sandbox not needed") -> None:
         """Stops a warm sandbox that no session will adopt, and removes its home."""
         await self.stop(warm, reason, grace=0)
-        await warm.driver.delete_home(warm.row.home)
 
     def discard_soon(self, warm: LiveSandbox, reason: str) -> None:
         """The same in the background; where the driver is away, a later pass finds it."""

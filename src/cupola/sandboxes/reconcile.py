@@ -8,6 +8,7 @@ what runs is adopted, what was half made is undone, what nobody owns is removed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -58,6 +59,7 @@ class Versions:
         self._places = places
         self._sandboxes = sandboxes
         self._tasks: dict[VersionKey, asyncio.Task[None]] = {}
+        self._deleting: Counter[VersionKey] = Counter()
 
     def wake(self, version: AgentVersion) -> None:
         """Begins to provision a version that is `creating`; once, however often it is called."""
@@ -75,6 +77,12 @@ class Versions:
         return await self._store.read(lambda conn: agent_rows.get_version(conn, *version.key))
 
     async def _provision(self, version: AgentVersion) -> None:
+        try:
+            await self._make(version)
+        except CupolaError as error:  # not even its failure could be kept: it is made again (`unfinished`)
+            log.warning("version left half-made", agent=version.agent, version=version.version, reason=error.message)
+
+    async def _make(self, version: AgentVersion) -> None:
         began = asyncio.get_running_loop().time()
         try:
             live, active = await self._bring_up(version)
@@ -138,8 +146,27 @@ class Versions:
             )
         await self._store.write(lambda conn: _put_unless_deleting(conn, version))
 
+    def is_at_work_on(self, version: AgentVersion) -> bool:
+        """Whether it is being made or taken away now."""
+        return version.key in self._tasks or version.key in self._deleting
+
+    async def resume(self, version: AgentVersion) -> None:
+        """Goes on with what was broken off."""
+        if version.status is VersionStatus.DELETING:
+            await self.delete(version)
+        elif version.status is VersionStatus.CREATING:
+            self.wake(version)
+
     async def delete(self, version: AgentVersion) -> None:
         """Takes a version away with its sessions and sandboxes. May be repeated after a crash."""
+        self._deleting[version.key] += 1
+        try:
+            await self._delete(version)
+        finally:
+            self._deleting[version.key] -= 1
+            self._deleting += Counter()  # forgets those at zero
+
+    async def _delete(self, version: AgentVersion) -> None:
         deleting = version.to_deleting()
         await self._store.write(lambda conn: agent_rows.put_version(conn, deleting))
         task = self._tasks.get(version.key)
@@ -263,8 +290,14 @@ async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> No
     for session in await store.read(session_rows.live_sessions):
         if session.desired is Desired.DELETED:
             await sandboxes.delete_session(session)
-        elif sandboxes.live_of(session.key) is None and session.observed in (Observed.READY, Observed.STARTING):
+        elif sandboxes.live_of(session.key) is None and looks_awake(session):
             await store.write(partial(_put_session, session=session.to_idle(now)))
+
+
+def looks_awake(session: Session) -> bool:
+    """Whether its status says that a sandbox runs or comes up; also of one that was made and never started."""
+    never_started = session.observed is Observed.NONE and session.stopped_at is None
+    return never_started or session.observed in (Observed.READY, Observed.STARTING)
 
 
 def _put_session(conn: Any, session: Session) -> None:

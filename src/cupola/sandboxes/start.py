@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ import structlog
 from cupola.agents import Agent, AgentVersion, Failure, Phase, VersionStatus
 from cupola.drivers import base
 from cupola.drivers.base import Driver, Handle, SandboxSpec, Source, Step
-from cupola.errors import CupolaError
+from cupola.errors import CupolaError, DriverUnavailable
 from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.runs import StartType
@@ -130,6 +131,21 @@ class Starter:
         self._ready_timeout = ready_timeout
         self._stop_grace = stop_grace
         self._clock = clock
+        self._at_work: Counter[str] = Counter()
+
+    def is_at_work_on(self, sandbox_id: str) -> bool:
+        """Whether that sandbox is being started, stopped or undone now."""
+        return sandbox_id in self._at_work
+
+    @contextmanager
+    def _working_on(self, row: Sandbox) -> Iterator[None]:
+        self._at_work[row.id] += 1
+        try:
+            yield
+        finally:
+            self._at_work[row.id] -= 1
+            if not self._at_work[row.id]:
+                del self._at_work[row.id]
 
     def new_row(self, version: AgentVersion, place: Place, session: Session | None, session_id: str) -> Sandbox:
         """The row of a sandbox to be: for `session`, or warm with the id that its session will take (`""` for any)."""
@@ -157,6 +173,19 @@ class Starter:
         on_phase: OnPhase | None = None,
     ) -> LiveSandbox:
         """Brings the sandbox of `row` (already saved) to its first 200. Raises CouldNotStart, with nothing left."""
+        with self._working_on(row):
+            return await self._start(row, agent, version, place, source, session, on_phase)
+
+    async def _start(
+        self,
+        row: Sandbox,
+        agent: Agent,
+        version: AgentVersion,
+        place: Place,
+        source: Source,
+        session: Session | None,
+        on_phase: OnPhase | None,
+    ) -> LiveSandbox:
         phase = Phase.CREATE
         handle: Handle | None = None
         timed = _Timed(session, self._ticks)
@@ -180,6 +209,9 @@ class Starter:
             error.start = timed.ended()
             self.witness.failed(row, error.failure)
             await self.undo(row, place.driver, "did not become ready")
+            raise
+        except DriverUnavailable:  # of a place that is away nothing can be learned; it comes back
+            await self.undo(row, place.driver, "its place was away")
             raise
         except CupolaError as error:
             start = timed.ended()
@@ -298,20 +330,26 @@ class Starter:
         return failure
 
     async def stop(self, live: LiveSandbox, reason: str, *, grace: float | None = None) -> None:
-        """SIGTERM, grace, SIGKILL; then its row goes. The home stays."""
+        """SIGTERM, grace, SIGKILL; then its row goes. The home of a session stays, a warm sandbox's goes first."""
         live.stopping = True
-        await self._remove(live.row, live.driver, live.handle, self._stop_grace if grace is None else grace)
-        await self._store.write(lambda conn: rows.delete_sandbox(conn, live.row.id))
+        with self._working_on(live.row):
+            await self._remove(live.row, live.driver, live.handle, self._stop_grace if grace is None else grace)
+            await self._forget(live.row, live.driver)
         self.witness.ended(live.row, reason)
 
     async def undo(self, row: Sandbox, driver: Driver, reason: str) -> None:
         """Removes what a start has made so far, and the row. May be repeated."""
-        if row.handle is not None:
-            await self._remove(row, driver, Handle.from_json(row.handle), 0)
+        with self._working_on(row):
+            if row.handle is not None:
+                await self._remove(row, driver, Handle.from_json(row.handle), 0)
+            await self._forget(row, driver)
+        self.witness.ended(row, reason)
+
+    async def _forget(self, row: Sandbox, driver: Driver) -> None:
+        """The row is the last to go: from it, all that is left can be found again."""
         if row.session is None:
             await driver.delete_home(row.home)
         await self._store.write(lambda conn: rows.delete_sandbox(conn, row.id))
-        self.witness.ended(row, reason)
 
     async def _remove(self, row: Sandbox, driver: Driver, handle: Handle, grace: float) -> None:
         """Ends a sandbox, and removes it once its last words are kept."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
@@ -38,7 +38,7 @@ class Store:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path) -> Self:
         """Opens the database file, making or migrating it as needed. Raises SetupError with a sentence."""
         with ExitStack() as closing, sqlite.explained(path):
             sqlite.prepare(path)

@@ -61,6 +61,9 @@ _DETAILS_HEADER = {
 _NO_RETRY = frozenset({404, 409, 424, 429, 501, 503})
 """Statuses that the OpenAI client would repeat although the answer would be the same."""
 
+_PASSING = (errors.DriverUnavailable, errors.IssuerUnavailable)
+"""What is away comes back: an engine that starts again, an issuer behind a network."""
+
 
 def status_of(error: errors.CupolaError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
@@ -219,7 +222,9 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
     status = status_of(error)
     headers = MutableHeaders(raw=[])
     headers["content-type"] = "application/json"
-    if status in _NO_RETRY:
+    if isinstance(error, _PASSING):
+        headers["x-should-retry"] = "true"
+    elif status in _NO_RETRY:
         headers["x-should-retry"] = "false"
     if status == 401:
         headers["www-authenticate"] = "Bearer"
