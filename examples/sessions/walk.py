@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -49,7 +50,7 @@ class Walk:
 
     def shows(self, *arguments: str) -> None:
         """A command and what it prints."""
-        print(f"\n\x1b[1;32m$ cupola {' '.join(arguments)}\x1b[0m", flush=True)
+        print(f"\n\x1b[1;32m$ cupola {shlex.join(arguments)}\x1b[0m", flush=True)
         subprocess.run([*self._command, *arguments], cwd=self._directory, check=True)
 
     def knows(self, *arguments: str) -> Any:
@@ -109,10 +110,10 @@ def go(walk: Walk, project: AIProjectClient) -> None:
     ask(project, "ada", "buy tea")
     ask(project, "ada", "call Eve")
     walk.shows("sessions", "list", AGENT)
-    walk.shows("logs", AGENT, "--session", "ada")
+    walk.shows("logs", AGENT, "--session", "ada", "--grep", "Sandbox|^note|^the note")
 
     walk.shows("sessions", "snapshot", AGENT, "ada", "--note", "two notes")
-    snapshot = walk.knows("sessions", "snapshots", AGENT, "ada")["data"][0]["id"]
+    snapshot = walk.knows("sessions", "snapshots", AGENT, "ada")[0]["id"]
     ask(project, "ada", "a mistake")
     walk.shows("sessions", "fork", AGENT, "ada", "--snapshot", snapshot, "--id", "eve")
     ask(project, "eve", "a note of her own")
