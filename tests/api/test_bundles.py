@@ -142,6 +142,18 @@ async def test_a_failed_start_shows_its_evidence(platform: PlatformUnderTest) ->
     assert json.loads(archive.read(bundles.SESSION))["status"] == "failed"
 
 
+async def test_an_engine_that_is_away_keeps_nobody_from_it(platform: PlatformUnderTest) -> None:
+    """What the store has is there, and why the files are not."""
+    await platform.hear(agent_session_id="s1")
+    assert (await platform.call("POST", f"{PROJECT}/agents/a1/endpoint/sessions/s1:stop")).status == 204
+    platform.engine_gone = True
+    await platform.restart()
+    archive = opened(await platform.call("GET", BUNDLE))
+    assert json.loads(archive.read(bundles.ENVIRONMENT)) == {**dict.fromkeys(SECRETS), **HARMLESS}
+    assert json.loads(archive.read(bundles.FILES))["error"] == "There is no engine."
+    assert len(lines(archive, bundles.RESPONSES)) == 1
+
+
 async def test_owners_and_operators_have_it(platform: PlatformUnderTest) -> None:
     """Nobody else."""
     bob = platform.caller("bob", Role.USER)

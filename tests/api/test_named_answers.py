@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
 from cupola.identity import Role
+from cupola.routes import Needing
 from tests.support.agents import echo
 from tests.support.platform import DEFINITION, OPENAI, PROJECT, Answer, PlatformUnderTest, open_platform
 from tests.support.sockets import PATH, Agent, listening, repeat
@@ -247,3 +248,24 @@ async def test_refused_websockets(tmp_path: Path, refused_by: str) -> None:
         reply = refused.value.response
         assert reply.status_code == status
         assert (reply.headers["x-request-id"], reply.headers["x-agent-session-id"]) == ("r-1", "mine")
+
+
+async def test_every_route_of_a_session_names_it(platform: PlatformUnderTest) -> None:
+    """Also those that come later: what stands in the path is known, whatever becomes of the request."""
+    of_sessions = [route for route in platform.platform.routes if "{session}" in getattr(route, "path", "")]
+    assert len(of_sessions) > 10
+    for route in of_sessions:
+        assert isinstance(route, Needing)
+        path = route.path.format_map(_Names())
+        method = min(method for method in route.methods or () if method != "HEAD")
+        for call in (platform.call, platform.caller("eve", Role.READER)):
+            answer = await call(method, path, {}, headers={"x-request-id": "r-1"})
+            named = (answer.headers["x-request-id"], answer.headers["x-agent-session-id"])
+            assert named == ("r-1", "mine"), (method, path, answer.status)
+
+
+class _Names(dict[str, str]):
+    """What the parts of a path are called in a test."""
+
+    def __missing__(self, part: str) -> str:
+        return {"project": "demo", "agent": "a1", "session": "mine", "version": "1"}.get(part, "x")

@@ -226,6 +226,7 @@ class PlatformUnderTest:
         self.settings = settings
         self.place = place
         self.clock = clock
+        self.engine_gone = False
         self.tokens = Tokens(installation.secret)
 
     async def open(self) -> Self:
@@ -233,6 +234,8 @@ class PlatformUnderTest:
         driver = self.driver = self.make_driver()
 
         async def find() -> Place:
+            if self.engine_gone:
+                raise DriverUnavailable("There is no engine.")
             return Place(driver, CallbackEndpoint("127.0.0.1", 1, 2), loopback_answers=False)
 
         self.platform = Platform(

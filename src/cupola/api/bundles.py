@@ -25,7 +25,7 @@ from cupola.api.sessions import show_session
 from cupola.api.stats import Writing, timings_since
 from cupola.conversations import StoredResponse, for_client
 from cupola.drivers.base import HomeFiles
-from cupola.errors import CupolaError, NotFound
+from cupola.errors import CupolaError, DriverUnavailable, NotFound
 from cupola.files import HomePath
 from cupola.masking import Mask, OutputMask, hidden_values, shown_variables
 from cupola.runs import Run
@@ -101,15 +101,22 @@ class Bundles:
         version, runs = await self._store.read(question)
         if version is None:
             raise NotFound(f"Version {agent.name}:{session.version} of session '{session.id}' was deleted.")
-        place = await self._places.keeping(version.definition)
-        row = self._starter.new_row(version, place, session, session.id)
-        environment = self._starter.environment(row, agent, version, place)
+        environment = await self._environment(agent, version, session)
         since = session.created_at - _BEFORE  # its first request had begun before it
         timings = await timings_since(self._store, self._timekeeper, agent, since)
         secrets = [*hidden_values(environment), *hidden_values(version.definition.environment)]
         secrets += [self._secret(run.sandbox) for run in runs]
         own = [timing for timing in timings if timing.session == session.id]
         return _About(agent, version, session, environment, runs, own, Mask(secrets))
+
+    async def _environment(self, agent: Agent, version: AgentVersion, session: Session) -> Mapping[str, str]:
+        """The variables of a sandbox; of the definition only while the place that would run it is away."""
+        try:
+            place = await self._places.keeping(version.definition)
+        except DriverUnavailable:
+            return version.definition.environment
+        row = self._starter.new_row(version, place, session, session.id)
+        return self._starter.environment(row, agent, version, place)
 
     async def _pieces(self, about: _About) -> AsyncGenerator[bytes]:
         archive = Archive(self._clock())
