@@ -233,6 +233,9 @@ class FakeSandbox:
         return [Listener(host, port) for port in ports or [self.address.port]]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._ended.is_set():
+            writer.transport.abort()  # accepted while the process ended: nobody would close it later
+            return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
