@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cupola.agents import Failure, Phase
-from cupola.sessions import LIFETIME, Activity, Desired, Observed, Session, SessionStatus, is_idle
+from cupola.sessions import LIFETIME, Activity, Desired, Observed, Session, SessionStatus, is_idle, what_is_open
 
 NOW = 1_700_000_000.0
 SESSION = Session("demo", "a1", "s1", "g", "1", "caller", "home", created_at=NOW, last_accessed_at=NOW)
@@ -61,3 +61,19 @@ def test_a_new_start_forgets_the_last_failure() -> None:
 def test_idle_means_nothing_open_and_quiet_for_the_time_out(activity: Activity, idle: bool) -> None:
     """An open request or a background response keeps a sandbox however long it takes."""
     assert is_idle(activity, 900, NOW) is idle
+
+
+def test_another_version_forgets_the_failure_of_the_old() -> None:
+    """A session that failed rests on its new version; any other stays as it is, but for the version."""
+    moved = SESSION.to_failed(FAILURE).to_version("2", NOW)
+    assert (moved.version, moved.failure, moved.status(NOW)) == ("2", None, SessionStatus.IDLE)
+    resting = SESSION.to_idle(NOW)
+    assert resting.to_version("2", NOW + 1) == replace(resting, version="2")
+
+
+def test_what_is_open_is_said_in_words() -> None:
+    """Nothing is None."""
+    assert what_is_open(Activity(), starting=False) is None
+    assert what_is_open(Activity(1), starting=False) == "1 open request"
+    said = what_is_open(Activity(2, 1), starting=True)
+    assert said == "a start under way and 2 open requests and 1 running background response"

@@ -283,6 +283,10 @@ LATEST = "@latest"
 """What a rule names instead of a version: the newest active one that is no draft."""
 
 
+STAY, FOLLOW = "stay", "follow"
+"""What sessions do when traffic goes elsewhere: stay with the version that they began on (the default), or go along."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRule:
     """`percentage` (0 to 100) of new sessions begin on `version`, which may be `LATEST`."""
@@ -308,6 +312,12 @@ class Agent:
     rules: tuple[VersionRule, ...] = ()
     endpoint: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] | None = None
+
+    @property
+    def sessions_follow(self) -> bool:
+        """Whether sessions leave a version that gets no traffic any more (`moves.followed_version`)."""
+        selector = self.endpoint.get("version_selector") or {}
+        return selector.get("sessions") == FOLLOW
 
 
 def check_agent_name(name: str) -> None:

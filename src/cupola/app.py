@@ -24,11 +24,15 @@ from starlette.types import ASGIApp
 
 from cupola import routes
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import LogLimits, Logs
+from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.snapshots import Snapshots
+from cupola.api.stats import Stats
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions as VersionHandlers
 from cupola.api.warm import Pools
@@ -55,6 +59,7 @@ from cupola.gateway.proxy import Silence
 from cupola.gateway.record import Recorder
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.responses import Responses
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.gateway.upstream import Upstream
 from cupola.gateway.websocket import Limits as SocketLimits
 from cupola.gateway.websocket import WebSockets
@@ -64,10 +69,12 @@ from cupola.limits import Budget, Limits
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.environment import CallbackEndpoint
 from cupola.sandboxes.expiry import Expiry
+from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.idle import Reaper
 from cupola.sandboxes.kept import KeptOutput
 from cupola.sandboxes.lives import Lives
 from cupola.sandboxes.lost import LostResponses
+from cupola.sandboxes.moving import Moves
 from cupola.sandboxes.orphans import Orphans
 from cupola.sandboxes.places import FindPlace, Places
 from cupola.sandboxes.ready import Sandboxes
@@ -85,6 +92,7 @@ from cupola.web.errors import ErrorEdge
 from cupola.web.issuer_keys import Fetch, fetch
 from cupola.web.listen import Listener, RememberedPorts, bind
 from cupola.web.oidc import OidcCallers, Rules
+from cupola.web.timing import TimingEdge
 from cupola.web.tls import CONTAINER_NAMES, LOCAL_NAMES, Authority, write_bundle
 
 log = structlog.get_logger()
@@ -132,6 +140,7 @@ class Platform:
         self.retention = Retention(
             store, kept, days=settings.output_days, total_bytes=settings.output_total_bytes, clock=clock
         )
+        self.timekeeper = Timekeeper(store, days=settings.timings_days, most=settings.timings_rows, clock=clock)
         self._starter = Starter(
             store,
             installation=installation.id,
@@ -141,6 +150,7 @@ class Platform:
             stop_grace=settings.stop_grace,
             witness=self.lives,
             clock=clock,
+            ticks=clock.ticks,
         )
         self.places = Places(
             images=find.images,
@@ -148,6 +158,9 @@ class Platform:
             packages=layout.code,
             builds=layout.builds,
             environments=settings.cache_dir / "environments",
+        )
+        self._bundles = Bundles(
+            store, self._starter, self.places, transcripts, self.timekeeper, tokens.sandbox_secret, clock
         )
         self._lost = LostResponses(store, clock)
         self.sandboxes = Sandboxes(
@@ -173,19 +186,24 @@ class Platform:
         self._upstream = Upstream()
         self._choice = VersionChoice(store, self.versions, patience=_VERSION_PATIENCE)
         self._users = Users(tokens.user_key)
-        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self.expiry)
+        self._moves = Moves(store, self.sandboxes, clock)
+        self.homes = Homes(store, self.places, self.sandboxes, clock)
+        self._resolver = Resolver(store, self.sandboxes, self._choice, self._users, self.expiry, self._moves)
         self._sessions = Sessions(store, self.sandboxes, self._choice, self.expiry, clock)
         self._issuer = _issuer(settings, tokens, fetch)
         callers = Callers(tokens, self._issuer, local_tokens=settings.local_tokens)
         silence = Silence(settings.stream_keep_alive, settings.stream_idle_cut)
-        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence)
+        self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, clock.ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
         self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
         self.socket_limits = sockets or SocketLimits()
-        self._sockets = WebSockets(self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock)
+        self._sockets = WebSockets(
+            self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, clock.ticks
+        )
         self.routes = routes.client_routes(self._handlers())
-        self.clients = _edge(ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN))
+        inner = ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN)
+        self.clients = _edge(TimingEdge(inner, self.timekeeper.keep, clock, clock.ticks))
 
     def _handlers(self) -> routes.Handlers:
         passage = Passage(self._resolver, self._carrier)
@@ -197,7 +215,9 @@ class Platform:
             clock=self._clock,
             on_change=self.warm.reconsider,
         )
-        responses = Responses(self._store, self._resolver, self._carrier, self._recorder, self.background, self._clock)
+        responses = Responses(
+            self._store, self._resolver, self._carrier, self._recorder, self.background, self.timekeeper, self._clock
+        )
         return routes.Handlers(
             agents=Agents(
                 self._store,
@@ -205,16 +225,21 @@ class Platform:
                 self.versions,
                 self._set_enabled,
                 self._set_endpoint,
+                self.homes.delete_snapshots_of_agent,
                 self.lives.forget_agent,
             ),
             versions=versions,
             sessions=self._sessions,
+            bundles=self._bundles,
+            stats=Stats(self._store, self.timekeeper, self._clock),
+            snapshots=Snapshots(self._store, self.homes, self._clock),
+            moves=SessionMoves(self._store, self._moves, self._clock),
             stopping=Stopping(self._store, self.sandboxes),
             files=Files(self._store, self.sandboxes, self.places, self._clock),
             logs=self._logs,
             responses=responses,
             conversations=Conversations(self._store, self._clock),
-            invocations=Invocations(self._store, passage, self._clock),
+            invocations=Invocations(self._store, passage, self.timekeeper, self._clock),
             sockets=self._sockets,
             activities=Activities(passage),
             a2a=A2A(self._store, responses, self._clock),
@@ -236,6 +261,7 @@ class Platform:
         if self._issuer is not None:
             await self._issuer.begin()
         await recover(self._store, self._starter, self.places, self.sandboxes, self.versions, self._clock)
+        await self.homes.recover()
         adopted = {live.session.key: live for live in self.sandboxes.live if live.session is not None}
         for live, response in await self._lost.platform_restarted(adopted):
             self.background.follow(live, response)
@@ -254,6 +280,7 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.break_off()
         await self.lives.aclose()
         await self._close_connections()
@@ -264,9 +291,11 @@ class Platform:
         await self.background.aclose()
         await self.versions.aclose()
         await self._sessions.aclose()
+        await self.homes.aclose()
         await self.sandboxes.stop_all(_STOP_GRACE)
         await self.lives.aclose()
         await self._close_connections()
+        self.timekeeper.write()
 
     async def _close_connections(self) -> None:
         await self._upstream.aclose()
@@ -354,6 +383,7 @@ async def running_platform(settings: Settings) -> AsyncGenerator[Running]:
             platform.unfinished.run(),
             platform.state_expiry.run(),
             platform.retention.run(),
+            platform.timekeeper.run(),
             platform.warm.run(),
         ):
             stack.push_async_callback(_end, asyncio.create_task(loop))

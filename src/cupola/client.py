@@ -12,8 +12,10 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +33,7 @@ from cupola.errors import (
 from cupola.installation import Layout, NotRunning, Running, read_running
 
 _AUDIENCE = "https://ai.azure.com"
+_PIECE = 64 * 1024
 _IDENTITY_API = "2019-08-01"
 _REFUSALS: dict[int, type[CupolaError]] = {
     400: BadRequest,
@@ -42,6 +45,40 @@ _REFUSALS: dict[int, type[CupolaError]] = {
     429: QuotaExceeded,
     501: NotServed,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came; names of headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The object in the body; an empty one where there is none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """The envelope of a refusal; empty where there is none."""
+        found = self.json.get("error")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def refusal(self) -> CupolaError:
+        """Our error for an answer that is a refusal."""
+        message = self.error.get("message") or f"The platform answered {self.status} without saying why."
+        return _REFUSALS.get(self.status, CupolaError)(str(message), code=self.error.get("code"))
+
+
+def _answer(status: int, headers: Message, body: bytes) -> Answer:
+    return Answer(status, {name.lower(): value for name, value in headers.items()}, body)
 
 
 class Client:
@@ -87,8 +124,36 @@ class Client:
             for line in reply:
                 yield _parsed(line.strip(), request)
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The bytes at `path`, as they come."""
+        request = self._request("GET", path)
+        request.add_header("Authorization", f"Bearer {self.token()}")
+        with self._told(), self._opener.open(request, timeout=self._timeout) as reply:
+            while piece := reply.read(_PIECE):
+                yield piece
+
+    def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        """What the platform answers, also where it refuses: for those who look at refusals."""
+        request = self._request(method, path)
+        for name, value in headers.items():
+            request.add_header(name, value)
+        request.add_header("Authorization", f"Bearer {self.token()}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        with self._told():
+            try:
+                with self._opener.open(request, timeout=self._timeout) as reply:
+                    return _answer(reply.status, reply.headers, reply.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    return _answer(error.code, error.headers, error.read())
+
     def post(self, path: str, body: Any) -> Any:
         return self._authorized("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self._authorized("DELETE", path, None)
 
     def health(self) -> None:
         """Returns when the platform answers; raises otherwise."""

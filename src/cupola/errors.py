@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cupola.timings import Start
+
 
 class CupolaError(Exception):
     """A failure that we can name.
@@ -86,7 +88,10 @@ class PreconditionFailed(CupolaError):
 
 
 class SessionNotReady(CupolaError):
+    """`start` is how the sandbox was tried to bring up, if it came so far."""
+
     code = "session_not_ready"
+    start: Start | None = None
 
 
 class QuotaExceeded(CupolaError):

@@ -76,6 +76,10 @@ def new_sandbox_id() -> str:
     return "sbx-" + secrets.token_hex(8)
 
 
+def new_snapshot_id() -> str:
+    return "snap-" + secrets.token_hex(8)
+
+
 def new_request_id() -> str:
     return secrets.token_hex(16)
 

@@ -16,11 +16,15 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cupola.api.agents import Agents
+from cupola.api.bundles import Bundles
 from cupola.api.files import Files
 from cupola.api.health import Health
 from cupola.api.logs import Logs
+from cupola.api.moves import SessionMoves
 from cupola.api.openapi import OpenApi
 from cupola.api.sessions import Sessions
+from cupola.api.snapshots import Snapshots
+from cupola.api.stats import Stats
 from cupola.api.stopping import Stopping
 from cupola.api.versions import Versions
 from cupola.api.warm import Pools
@@ -43,7 +47,9 @@ PROTOCOLS = AGENT + "/endpoint/protocols"
 SESSIONS = AGENT + "/endpoint/sessions"
 FILES = SESSIONS + "/{session}/files"
 OWN_PROJECT = "/cupola/projects/{project}"
+"""What Cupola offers beside the wire, of a project and of an agent."""
 OWN = OWN_PROJECT + "/agents/{agent}"
+SNAPSHOTS = OWN + "/sessions/{session}/snapshots"
 STATE_STORES = PROJECT + "/storage/state_stores"
 READ, USE, OPERATE = Role.READER, Role.USER, Role.OPERATOR
 OPEN = frozenset({"/cupola/health", "/openapi.json"})
@@ -65,8 +71,12 @@ class Handlers:
     versions: Versions
     sessions: Sessions
     stopping: Stopping
+    bundles: Bundles
+    stats: Stats
     files: Files
     logs: Logs
+    snapshots: Snapshots
+    moves: SessionMoves
     responses: Responses
     conversations: Conversations
     invocations: Invocations
@@ -104,6 +114,13 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         raw("GET", AGENT + "/versions/{version}/sessions/{session}:logstream", to.logs.of_session_of_version, USE),
         raw("GET", AGENT + "/sessions/{session}:logstream", to.logs.of_session, USE),
         raw("GET", AGENT + "/versions/{version}/containers/default:logstream", to.logs.of_version, USE),
+        call("GET", SNAPSHOTS, to.snapshots.list, USE),
+        call("POST", SNAPSHOTS, to.snapshots.create, USE),
+        call("DELETE", SNAPSHOTS + "/{snapshot}", to.snapshots.delete, USE),
+        call("POST", OWN + "/sessions/{session}:restore", to.snapshots.restore, USE),
+        call("POST", OWN + "/sessions/{session}:fork", to.snapshots.fork, USE),
+        call("POST", OWN + "/sessions/{session}:move", to.moves.move, USE),
+        call("POST", OWN + "/sessions:move", to.moves.move_many, USE),
         call("GET", PROJECT + "/agents", to.agents.list, READ),
         call("POST", PROJECT + "/agents", to.agents.create, OPERATE),
         call("GET", AGENT + "/versions", to.versions.list, READ),
@@ -119,6 +136,8 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
         call("DELETE", AGENT, to.agents.delete, OPERATE),
         call("POST", OWN + "/sessions/{session}:kill", to.stopping.kill, USE),
         call("POST", OWN_PROJECT + "/sessions:stop", to.stopping.stop_all, USE),
+        raw("GET", OWN + "/sessions/{session}/bundle", to.bundles.get, USE),
+        call("GET", OWN + "/stats", to.stats.get, READ),
         raw("GET", OWN + "/logs", to.logs.of_agent, USE),
         call("GET", OWN + "/warm", to.pools.list, READ),
         call("POST", OWN + "/versions/{version}:warm", to.pools.resize, OPERATE),

@@ -37,6 +37,11 @@ _RANDOM = 3.0
 """Bits per character; identifiers made of words repeat their letters more."""
 
 
+def secret_shapes() -> str:
+    """The expression for the beginnings of well-known tokens, to build others with."""
+    return _SHAPES.pattern
+
+
 def looks_secret(value: str) -> bool:
     """Whether a text has, or holds, the shape of a well-known token."""
     return _SHAPES.search(value) is not None

@@ -41,14 +41,6 @@ class Observed(StrEnum):
     FAILED = "failed"
 
 
-class SessionStart(StrEnum):
-    """How a session came by a sandbox, in Foundry's words (`x-ms-debug-latency-session-start-type`)."""
-
-    COLD = "cold"
-    WARM = "warm"
-    RESUME = "resume"
-
-
 class SessionStatus(StrEnum):
     CREATING = "creating"
     ACTIVE = "active"
@@ -61,7 +53,7 @@ class SessionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session of one agent, bound to one version for life. Times are unix seconds.
+    """One session of one agent, on one version until somebody moves it (`moves.py`). Times are unix seconds.
 
     `home` names its lasting files; a session that adopts a warm sandbox takes over that sandbox's home.
     `caller` is the isolation key of who made it. `used_seconds` is how long its sandboxes have run in all and
@@ -119,6 +111,12 @@ class Session:
 
     def to_deleted(self) -> Self:
         return replace(self, desired=Desired.DELETED)
+
+    def to_version(self, version: str, now: float) -> Self:
+        """On another version, with its home; what failed on the old one may work on the new."""
+        if self.observed is not Observed.FAILED:
+            return replace(self, version=version)
+        return replace(self, version=version, failure=None).to_idle(now)
 
     def to_used(self, seconds: float, cpu_seconds: float) -> Self:
         """With so much more on its account."""
@@ -197,9 +195,22 @@ def is_idle(activity: Activity, idle_timeout: float, now: float) -> bool:
     return now - activity.last >= idle_timeout
 
 
+def is_session_id(session_id: str) -> bool:
+    """Whether it is 1 to 128 ASCII letters, digits, hyphens and underscores."""
+    return _ID.fullmatch(session_id) is not None
+
+
+def what_is_open(activity: Activity, *, starting: bool) -> str | None:
+    """In words, what would be broken off by stopping a session now; None when it is nothing."""
+    counted = [(activity.open_requests, "open request"), (activity.background_responses, "running background response")]
+    named = ["a start under way"] if starting else []
+    named += [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counted if count]
+    return " and ".join(named) or None
+
+
 def check_session_id(session_id: str) -> None:
-    """Raises BadRequest unless the id is 1 to 128 ASCII letters, digits, hyphens and underscores."""
-    if not _ID.fullmatch(session_id):
+    """Raises BadRequest for what cannot be the id of a session."""
+    if not is_session_id(session_id):
         raise BadRequest(
             f"The session id must be 1 to {MAX_SESSION_ID} ASCII letters, digits, hyphens and underscores.",
             param="agent_session_id",

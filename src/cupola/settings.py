@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     stream_idle_cut: float = Field(0, ge=0)
     """Seconds after which a stream that the container leaves silent is cut, as Azure does after 270; 0 for never."""
 
+    timings_days: float = Field(30, gt=0)
+    """Days for which it is kept how long each request took (`cupola stats`)."""
+
+    timings_rows: int = Field(100_000, ge=1)
+    """Requests of each agent of which that is kept at most, the latest; 100,000 take about 40 MB."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that the platform logs."""
 

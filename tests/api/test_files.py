@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +12,9 @@ import pytest
 from cupola.api.files import MAX_UPLOAD
 from cupola.drivers.base import ImageSource
 from cupola.drivers.fake import Behaviour
+from cupola.drivers.fake_files import FakeFile, FakeFiles
 from cupola.errors import StartFailed
+from cupola.files import Entry, HomePath
 from cupola.identity import Role
 from tests.support.platform import PROJECT, Answer, Caller, PlatformUnderTest
 
@@ -296,3 +299,44 @@ async def test_a_session_that_is_deleted_while_a_file_comes(platform: PlatformUn
     answer = await put(platform, "a")
     assert (answer.status, answer.error["param"]) == (404, "agent_session_id")
     assert platform.place.homes == {}
+
+
+class EndlessFiles(FakeFiles):
+    """A home in which every file is larger than anybody reads."""
+
+    def __init__(self) -> None:
+        super().__init__({"a": b"x"}, lambda: False)
+        self.closed = asyncio.Event()
+
+    async def open(self, path: HomePath) -> EndlessFile:
+        return EndlessFile(Entry(path, False, 1 << 60, 0.0, 0o644), self.closed)
+
+
+class EndlessFile(FakeFile):
+    def __init__(self, entry: Entry, closed: asyncio.Event) -> None:
+        super().__init__(entry, b"")
+        self.closed = closed
+
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes]:
+        while True:
+            await asyncio.sleep(0)
+            yield b"x"
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+async def test_a_download_ends_when_its_caller_leaves(platform: PlatformUnderTest) -> None:
+    """Nobody reads on for nobody, and the file is closed."""
+    files = EndlessFiles()
+
+    async def home_files(home: str, image: ImageSource | None) -> FakeFiles:
+        return files
+
+    platform.driver.home_files = home_files  # type: ignore[method-assign]  # a file of that size on no disk
+    left = asyncio.Event()
+    async with asyncio.timeout(10):
+        answer = await platform.call("GET", content("a"), left=left, on_chunk=left)
+    assert answer.status == 200
+    assert answer.body
+    assert files.closed.is_set()

@@ -23,11 +23,53 @@ from cupola.errors import CupolaError, SetupError
 from cupola.installation import Installation, Running
 from cupola.settings import Settings, load
 from cupola.web.tls import LOCAL_NAMES, Authority, write_bundle
+from tests.cli.stub_sessions import StubSessions
 
 TOKEN = "stub-token"
 COUNTS = {"agents": 2, "versions": 3, "sessions": 4, "sandboxes": 1}
 
+
+def _start(
+    version: str | None, start_type: str, count: int, errors: int, ranks: tuple[float, ...], *shares: float
+) -> object:
+    names = ("platform_preprocessing", "infra_setup", "container_readiness", "container_response")
+    return {
+        "version": version,
+        "start_type": start_type,
+        "count": count,
+        "errors": errors,
+        "response_begin_ms": dict(zip(("p50", "p90", "p99"), ranks, strict=True)),
+        "shares": dict(zip(names, shares, strict=True)),
+    }
+
+
+_SAME = {"p50": 12.0, "p90": 12.0, "p99": 12.0}
+STATS = {
+    "requests": 1205,
+    "errors": 3,
+    "starts": [
+        _start(None, "warm", 1, 1, (0.4, 0.4, 0.4), 1, 0, 0, 0),
+        _start("12", "cold", 14, 2, (812, 1203, 1930), 0.02, 0.12, 0.8, 0.06),
+        _start("12", "warm", 1190, 0, (12.1, 31, 120), 0.03, 0, 0, 0.97),
+    ],
+    "protocols": [
+        {"protocol": "invocations", "count": 15, "errors": 3, "response_begin_ms": _SAME},
+        {"protocol": "responses", "count": 1190, "errors": 0, "response_begin_ms": _SAME},
+    ],
+}
+_OWN = "/cupola/projects/{}/agents/greeter/stats?since={}"
+
+BUNDLE = "the bytes of a bundle"
+_SESSIONS = "/cupola/projects/demo/agents/greeter/sessions/{}/bundle"
+_ENDPOINT = "/api/projects/demo/agents/{}/endpoint/"
+_RESPONSE = {
+    "id": "new_1",
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "hello"}]}],
+}
+
 Answer = Callable[[str, dict[str, str]], tuple[int, object]]
+SESSIONS = StubSessions()
 
 
 async def serve(settings: Settings, on_ready: Callable[[Running], None]) -> None:
@@ -85,6 +127,16 @@ def _platform(path: str, headers: dict[str, str]) -> tuple[int, object]:
         return 401, {"error": {"code": "unauthorized", "message": "No token."}}
     if path == "/cupola/status":
         return 200, COUNTS
+    if path == _OWN.format("demo", "24h"):
+        return 200, STATS
+    if path == _OWN.format("other", "7d") + "&version=9":
+        return 200, {"requests": 0, "errors": 0, "starts": [], "protocols": []}
+    if path == _SESSIONS.format("s1"):
+        return 200, BUNDLE.encode()
+    if path.startswith(_ENDPOINT.format("greeter")):
+        return (201, {"agent_session_id": "new"}) if "/sessions" in path else (200, _RESPONSE)
+    if path.startswith(_ENDPOINT.format("nobody")):
+        return 404, {"error": {"code": "not_found", "message": "No such agent.", "param": "agent_name"}}
     return 404, {"error": {"code": "not_found", "message": f"There is no {path}."}}
 
 
@@ -101,9 +153,14 @@ def _speaking(answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamW
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        status, body = answer(head[0].split()[1], headers)
-        content = json.dumps(body).encode()
+        method, path, _ = head[0].split()
+        sent = await reader.readexactly(int(headers.get("content-length", "0")))
+        status, body = answer(path, headers)
+        if status == 404 and "/projects/" in path:
+            status, body = SESSIONS.answer(method, path, json.loads(sent or b"{}"))
+        content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         writer.write(f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(content)}\r\n".encode())
+        writer.write(b"x-ms-debug-latency-response-begin-ms: 12\r\nx-ms-debug-latency-session-start-type: warm\r\n")
         writer.write(b"Connection: close\r\n\r\n" + content)
         await writer.drain()
         writer.close()

@@ -152,6 +152,44 @@ async def test_a_deleted_home_is_empty_when_it_comes_back(place: Place) -> None:
     assert (await ask(address(again), "GET", "/files/note"))[0] == 404
 
 
+async def test_a_copy_of_a_home_is_a_home_of_its_own(place: Place) -> None:
+    """A home that is in use is copied with its size; what is written later, on either side, stays there."""
+    first = await serve(place, home="h1")
+    await ask(address(first), "PUT", "/files/note", b"at first")
+    await ask(address(first), "PUT", "/files/more", b"12345")
+    assert await place.driver.copy_home("h1", "h2") == 13
+    await ask(address(first), "PUT", "/files/note", b"later")
+    copy = await serve(place, home="h2")
+    assert await ask(address(copy), "GET", "/files/note") == (200, b"at first")
+    assert await ask(address(copy), "GET", "/files/more") == (200, b"12345")
+    await ask(address(copy), "PUT", "/files/note", b"elsewhere")
+    assert await ask(address(first), "GET", "/files/note") == (200, b"later")
+
+
+async def test_a_copy_replaces_what_the_target_held(place: Place) -> None:
+    """A copy may be repeated: the target is then as the source is now, and holds nothing from before."""
+    first = await serve(place, home="h1")
+    await ask(address(first), "PUT", "/files/note", b"kept")
+    other = await serve(place, home="h2")
+    await ask(address(other), "PUT", "/files/stale", b"old")
+    await place.driver.stop(other, 5)
+    for _ in range(2):
+        assert await place.driver.copy_home("h1", "h2") == 4
+    copy = await serve(place, home="h2")
+    assert await ask(address(copy), "GET", "/files/note") == (200, b"kept")
+    assert (await ask(address(copy), "GET", "/files/stale"))[0] == 404
+
+
+async def test_a_copy_of_a_home_that_was_never_used_is_empty(place: Place) -> None:
+    """There is nothing to copy, and what the target held is gone all the same."""
+    other = await serve(place, home="h2")
+    await ask(address(other), "PUT", "/files/stale", b"old")
+    await place.driver.stop(other, 5)
+    assert await place.driver.copy_home("never-seen", "h2") == 0
+    copy = await serve(place, home="h2")
+    assert (await ask(address(copy), "GET", "/files/stale"))[0] == 404
+
+
 async def test_output_and_exit_code_of_a_crash(place: Place) -> None:
     """A process that ended is EXITED with its code, and its last lines can still be read.
 

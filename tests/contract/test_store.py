@@ -22,6 +22,7 @@ from cupola.agents import Agent, AgentVersion, VersionStatus
 from cupola.conversations import Conversation, StoredResponse, failed_body
 from cupola.errors import BadRequest, Conflict, CupolaError, SetupError
 from cupola.sessions import LIFETIME, Desired, Observed, Sandbox, Session
+from cupola.snapshots import SnapshotState
 from cupola.state import StateItem, StateStore
 from cupola.store import Page, Store
 from cupola.store import agents as agent_rows
@@ -30,6 +31,7 @@ from cupola.store import invocations as invocation_rows
 from cupola.store import responses as response_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.store import snapshots as snapshot_rows
 from cupola.store import state as state_rows
 from tests.store import shapes
 from tests.store.shapes import AGENT, PROJECT, USER, item
@@ -367,6 +369,60 @@ async def test_a_session_has_at_most_one_sandbox(store: Store) -> None:
     assert found == replace(first, observed=Observed.READY)
     ids = [sandbox.id for sandbox in await store.read(sandbox_rows.all_sandboxes)]
     assert ids == ["sbx-1", "sbx-2", "sbx-3", "sbx-5"]
+
+
+# Snapshots
+
+
+async def _snapshot_ids(store: Store, session: str = "s1", caller: str | None = None) -> list[str]:
+    listed = ask(snapshot_rows.list_snapshots, PROJECT, AGENT, session, Page(), caller)
+    return [snapshot.id for snapshot in (await store.read(listed)).items]
+
+
+async def test_a_snapshot_comes_back_as_it_was(store: Store) -> None:
+    """Whatever it holds; putting it again replaces it where it stands."""
+    first = shapes.snapshot(note="before the upgrade", size=1 << 40)
+    for made in (first, shapes.snapshot("snap-2"), replace(first, size=1)):
+        await store.write(ask(snapshot_rows.put_snapshot, made))
+    assert await store.read(ask(snapshot_rows.get_snapshot, PROJECT, "snap-1")) == replace(first, size=1)
+    assert await store.read(ask(snapshot_rows.get_snapshot, "elsewhere", "snap-1")) is None
+    assert await _snapshot_ids(store) == ["snap-2", "snap-1"]
+    assert await store.write(ask(snapshot_rows.delete_snapshot, PROJECT, "snap-1"))
+    assert not await store.write(ask(snapshot_rows.delete_snapshot, PROJECT, "snap-1"))
+
+
+async def test_snapshots_are_listed_for_their_session_and_caller(store: Store) -> None:
+    """Those being made too, but not what is nobody's."""
+    for made in (
+        shapes.snapshot("snap-1"),
+        shapes.snapshot("snap-2", state=SnapshotState.MAKING),
+        shapes.snapshot("snap-3", state=SnapshotState.SPARE),
+        shapes.snapshot("snap-4", session="s2"),
+        shapes.snapshot("snap-5", caller="user-b"),
+        shapes.snapshot("snap-6", agent="other"),
+    ):
+        await store.write(ask(snapshot_rows.put_snapshot, made))
+    assert await _snapshot_ids(store) == ["snap-5", "snap-2", "snap-1"]
+    assert await _snapshot_ids(store, caller=USER) == ["snap-2", "snap-1"]
+    unfinished = await store.read(snapshot_rows.unfinished_snapshots)
+    assert [snapshot.id for snapshot in unfinished] == ["snap-2", "snap-3"]
+
+
+async def test_what_goes_releases_its_snapshots(store: Store) -> None:
+    """A session its own caller's, an agent all; what is returned is what is nobody's now."""
+    for made in (
+        shapes.snapshot("snap-1"),
+        shapes.snapshot("snap-2", session="s2"),
+        shapes.snapshot("snap-3", caller="user-b"),
+        shapes.snapshot("snap-4", agent="other"),
+    ):
+        await store.write(ask(snapshot_rows.put_snapshot, made))
+    released = await store.write(ask(snapshot_rows.release_of_session, PROJECT, AGENT, "s1", USER))
+    assert released == [shapes.snapshot("snap-1", state=SnapshotState.SPARE)]
+    released = await store.write(ask(snapshot_rows.release_of_agent, PROJECT, AGENT))
+    assert [(snapshot.id, snapshot.state) for snapshot in released] == [
+        (id, SnapshotState.SPARE) for id in ("snap-1", "snap-2", "snap-3")
+    ]
 
 
 # Invocations

@@ -244,6 +244,22 @@ async def test_sessions_of_an_agent_that_parts_by_header(watched: Watched) -> No
     assert (await operator("POST", f"{SESSIONS}/{session}:stop")).status == 204
 
 
+async def test_copies_and_moves_are_for_the_user_who_is_named(watched: Watched) -> None:
+    """Beside the wire too: an app handles the sessions of its users, and no other's."""
+    app = watched.platform.caller("app", Role.USER, delegate=True)
+    asked = {"agent_session_id": "of-ann"}
+    made = await app("POST", f"{OPENAI}/responses", {"input": "x", **asked}, headers={DELEGATED: "ann"})
+    assert made.status == 200, made.body
+    own = "/cupola/projects/demo/agents/a1/sessions/of-ann"
+    for user, status in (("ann", 201), ("bob", 403), (None, 403)):
+        headers = {} if user is None else {DELEGATED: user}
+        assert (await app("POST", f"{own}/snapshots", {}, headers=headers)).status == status
+    await watched.part_by(BY_HEADER)
+    assert (await app("GET", f"{own}/snapshots")).error["param"] == KEY
+    assert (await app("GET", f"{own}/snapshots", headers={KEY: "ann"})).status == 403  # another ann
+    assert (await watched.platform.call("GET", f"{own}/snapshots")).status == 200
+
+
 async def test_parting_by_header_outlives_a_restart_and_changes_at_once(watched: Watched) -> None:
     """It is known before the first request after a start, and forgotten with its agent."""
     platform = watched.platform

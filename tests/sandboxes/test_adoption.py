@@ -15,9 +15,10 @@ from cupola.drivers.fake_hooks import Hooks
 from cupola.errors import SetupError
 from cupola.identity import Role
 from cupola.sandboxes.live import LiveSandbox
-from cupola.sessions import Session, SessionStart, SessionStatus
+from cupola.sessions import Session, SessionStatus
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.timings import SessionStart
 from tests.support.agents import echo
 from tests.support.platform import PROJECT, Caller, PlatformUnderTest, open_platform
 from tests.support.waiting import wait_until

@@ -20,6 +20,7 @@ from cupola.agents import (
 )
 from cupola.conversations import Conversation, StoredResponse
 from cupola.sessions import Desired, Invocation, Observed, Sandbox, Session
+from cupola.snapshots import Snapshot, SnapshotState
 from cupola.state import StateItem, StateStore
 
 PROJECT = "demo"
@@ -52,6 +53,24 @@ def session(id: str = "s1", agent: str = AGENT, project: str = PROJECT, **fields
             "home": f"home-{id}",
             "created_at": 1.0,
             "last_accessed_at": 1.0,
+            **fields,
+        }
+    )
+
+
+def snapshot(id: str = "snap-1", session: str = "s1", **fields: Any) -> Snapshot:
+    return Snapshot(
+        **{
+            "project": PROJECT,
+            "agent": AGENT,
+            "session": session,
+            "id": id,
+            "version": "1",
+            "caller": USER,
+            "driver": "fake",
+            "home": f"home-{id}",
+            "created_at": 1.0,
+            "state": SnapshotState.READY,
             **fields,
         }
     )

@@ -21,6 +21,7 @@ from cupola.store import (
     sessions,
     sqlite,
     state,
+    timings,
 )
 from cupola.store.migrate import migrate
 from tests.store import shapes
@@ -47,6 +48,7 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "keep_sandbox_usage": lambda c: sandboxes.keep_usage(c, {"b1": 2.0}),
     "delete_session": lambda c: sessions.delete_session(c, PROJECT, AGENT, "s1"),
     "session_of_conversation": lambda c: sessions.session_of_conversation(c, PROJECT, AGENT, "conv_1"),
+    "conversations_of_session": lambda c: sessions.conversations_of_session(c, PROJECT, AGENT, "s1"),
     "sandbox_of_session": lambda c: sandboxes.sandbox_of_session(c, PROJECT, AGENT, "s1"),
     "sessions_beginning": lambda c: sessions.sessions_beginning(c, PROJECT, AGENT, "s", 2),
     "runs_of": lambda c: runs.runs_of(c, runs.Which(PROJECT, AGENT), since=1e9),
@@ -57,6 +59,7 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "ended_runs": lambda c: runs.ended_runs(c, 1e9, 10),
     "run_ended": lambda c: runs.run_ended(c, "sbx-1", 1.0, "idle"),
     "get_response": lambda c: responses.get_response(c, PROJECT, "caresp_1"),
+    "responses_of_session": lambda c: responses.responses_of_session(c, PROJECT, AGENT, "s1", 0, 10),
     "in_progress_responses": lambda c: responses.in_progress_responses(c, None),
     "save_response": lambda c: responses.save_response(c, shapes.response(status="completed", output=("o",))),
     "get_items": lambda c: responses.get_items(c, PROJECT, ["a", "b"], USER),
@@ -70,6 +73,11 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "get_state_item": lambda c: state.get_item(c, shapes.state_store(), USER, "k", 1.0),
     "list_state_items": lambda c: _list_state(c, {}),
     "list_tagged_state_items": lambda c: _list_state(c, {"a": "b"}),
+    "next_timings": lambda c: timings.next_timings(c, PROJECT, AGENT, (1.0, 1), 10),
+    "timing_of_subject": lambda c: timings.timing_of_subject(c, PROJECT, "caresp_1"),
+    "delete_old_timings": lambda c: timings.delete_old_timings(c, PROJECT, AGENT, 1e9, 10),
+    "delete_timings_beyond": lambda c: timings.delete_timings_beyond(c, PROJECT, AGENT, -1, 10),
+    "delete_timings_of_agent": lambda c: timings.delete_timings_of_agent(c, PROJECT, AGENT),
     "delete_expired": lambda c: state.delete_expired(c, 1e9, 10),
 }
 
@@ -85,7 +93,14 @@ OPENED_TAGS = "SCAN anon_1 VIRTUAL TABLE INDEX 1:"
 """Walks through the tags of one item, of which there are few."""
 
 ALLOWED = (BY_PARTIAL_INDEX, OPENED_TAGS)
-PAGED = ("list_sessions", "list_items", "list_state_items", "list_tagged_state_items")
+PAGED = (
+    "next_timings",
+    "responses_of_session",
+    "list_sessions",
+    "list_items",
+    "list_state_items",
+    "list_tagged_state_items",
+)
 """These lists grow without bound: a page must not cost a sort of the whole."""
 
 

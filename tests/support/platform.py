@@ -158,11 +158,13 @@ class Caller:
 class MortalDriver(FakeDriver):
     """The driver of a platform that may be killed: what a killed one would still tidy up stays as it was.
 
-    While it is `away` nothing can be asked of it.
+    While it is `away` nothing can be asked of it; `no_copies` and `no_deletions` are what it cannot do with homes.
     """
 
     killed = False
     away = False
+    no_copies = False
+    no_deletions = False
 
     async def start(self, spec: SandboxSpec) -> AsyncGenerator[Handle]:
         self._require()
@@ -187,7 +189,14 @@ class MortalDriver(FakeDriver):
     async def delete_home(self, home: str) -> None:
         self._require()
         self._die_if_killed()
+        if self.no_deletions:
+            raise DriverUnavailable("The engine does not answer.")
         await super().delete_home(home)
+
+    async def copy_home(self, source: str, target: str) -> int:
+        if self.no_copies:
+            raise DriverUnavailable("The engine does not answer.")
+        return await super().copy_home(source, target)
 
     def _require(self) -> None:
         if self.away:

@@ -286,3 +286,26 @@ def test_any_patches_are_merged_or_refused_with_a_sentence(patches: list[dict[st
     assert sum(weights) == 100
     again = configured(agent, {"agent_endpoint": shown}, VERSIONS)
     assert show_endpoint(again, VERSIONS[2]) == shown
+
+
+def test_sessions_stay_or_follow() -> None:
+    """`sessions` is merged beside the rules and shown once it was set; without it they stay."""
+    assert not AGENT.sessions_follow
+    follows = endpoint(AGENT, version_selector={"sessions": "follow"})
+    assert follows.sessions_follow
+    assert show_endpoint(follows, None)["version_selector"]["sessions"] == "follow"
+    ruled = endpoint(follows, **selector(rule("1", 100)))
+    assert ruled.sessions_follow
+    assert [each.version for each in ruled.rules] == ["1"]
+    stays = endpoint(ruled, version_selector={"sessions": "stay"})
+    assert not stays.sessions_follow
+    assert [each.version for each in stays.rules] == ["1"]
+    assert not endpoint(follows, version_selector={"sessions": None}).sessions_follow
+
+
+@pytest.mark.parametrize("wanted", ["leave", True, 1, {}])
+def test_sessions_do_nothing_else(wanted: Any) -> None:
+    """The sentence says what is allowed."""
+    with pytest.raises(BadRequest, match="'stay' or 'follow'") as refused:
+        endpoint(AGENT, version_selector={"sessions": wanted})
+    assert refused.value.param == "agent_endpoint.version_selector.sessions"

@@ -133,8 +133,38 @@ def test_azd_uploads_code_and_calls_it(rest: httpx.Client, name: str) -> None:
     session = answer.headers["x-agent-session-id"]
     again = rest.post(url, json={"message": "two"}, params={"agent_session_id": session})
     assert again.json()["calls"] == 2
+    assert answer.headers["x-request-id"] != again.headers["x-request-id"]
 
     download = rest.get(f"/agents/{name}/code:download", params={"agent_version": "1"})
     assert download.headers["x-ms-code-zip-sha256"] == upload["headers"]["x-ms-code-zip-sha256"]
     assert rest.delete(f"/agents/{name}").status_code == 409
+    assert rest.delete(f"/agents/{name}", params={"force": "true"}).status_code == 200
+
+
+LATENCY = "x-ms-debug-latency-"
+
+
+@pytest.mark.operation("agents.create", "invocations.create", "sessions.stop")
+def test_the_split_of_a_requests_time(rest: httpx.Client, name: str) -> None:
+    """As azd reads it: whole numbers that add up, of the request's own kind of start."""
+    upload = code_zip(EXAMPLES / "invocations" / "agent", "invocations", name=name)
+    upload["headers"]["x-ms-agent-name"] = name
+    assert rest.post("/agents", **upload).status_code in (200, 201)
+    wait_until_active(rest, name, "1")
+    url = f"/agents/{name}/endpoint/protocols/invocations"
+
+    def split(**headers: str) -> dict[str, str]:
+        answer = rest.post(url, json={"message": "x"}, params={"agent_session_id": "mine"}, headers=headers)
+        assert (answer.status_code, answer.headers["x-agent-session-id"]) == (200, "mine")
+        return {name[len(LATENCY) :]: value for name, value in answer.headers.items() if name.startswith(LATENCY)}
+
+    assert split() == {}
+    assert rest.post(f"/agents/{name}/endpoint/sessions/mine:stop").status_code == 204
+    resumed, warm = (split(**{f"{LATENCY}enabled": "true"}) for _ in range(2))
+    assert (resumed.pop("session-start-type"), warm.pop("session-start-type")) == ("resume", "warm")
+    assert set(resumed) - set(warm) == {"infra-setup-ms", "container-readiness-ms"}
+    assert int(resumed["container-readiness-ms"]) > 0
+    for told in (resumed, warm):
+        whole = int(told.pop("response-begin-ms"))
+        assert sum(int(value) for value in told.values()) == whole
     assert rest.delete(f"/agents/{name}", params={"force": "true"}).status_code == 200

@@ -73,7 +73,8 @@ class Pooled:
 def pooled(rest: httpx.Client) -> Iterator[Pooled]:
     agent = Pooled(rest, f"warm-{uuid4().hex[:10]}")
     yield agent
-    rest.delete(f"/agents/{agent.name}", params={"force": "true"}).raise_for_status()
+    deleted = rest.delete(f"/agents/{agent.name}", params={"force": "true"})
+    assert deleted.status_code in (200, 404), deleted.text  # 404: the test did not get as far
 
 
 def text_of(response: dict[str, Any]) -> str:

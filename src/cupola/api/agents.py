@@ -37,6 +37,7 @@ class Agents:
         provisioning: reconcile.Versions,
         on_enabled: Callable[[str, str, bool], None],
         on_endpoint: Callable[[str, str, Mapping[str, Any]], None],
+        delete_snapshots: Callable[[str, str], Awaitable[None]],
         on_deleted: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -44,6 +45,7 @@ class Agents:
         self._provisioning = provisioning
         self._on_enabled = on_enabled
         self._on_endpoint = on_endpoint
+        self._delete_snapshots = delete_snapshots
         self._on_deleted = on_deleted
 
     async def list(self, request: Request) -> Response:
@@ -127,6 +129,7 @@ class Agents:
         while True:
             for version in versions:
                 await self._provisioning.delete(version)
+            await self._delete_snapshots(agent.project, agent.name)  # those that outlived their sessions
             versions = await self._store.write(finish)
             if not versions:
                 break

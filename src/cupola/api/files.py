@@ -23,7 +23,7 @@ from cupola.api.owned import agent_of, require_enabled, session_of
 from cupola.drivers.base import Driver, HomeFiles, ImageSource, OpenFile
 from cupola.errors import BadRequest, NotFound
 from cupola.files import Entry, HomePath, is_the_home, missing, read_path
-from cupola.sandboxes.places import Places
+from cupola.sandboxes.places import Places, image_of
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import Desired, Session
 from cupola.store import Store
@@ -150,6 +150,8 @@ class Files:
     async def _home(self, request: Request, *, new: bool = False) -> _Home:
         """The home that a request is about; `new` if it brings something that was not there."""
         agent = await agent_of(request, self._store)
+        # What a restore is about to replace is nobody's to read or write.
+        await self._sandboxes.occupied.free((agent.project, agent.name, request.path_params["session"]))
         session = await session_of(request, agent, self._store)
         request.scope["cupola.session_id"] = session.id
         if new:
@@ -160,9 +162,8 @@ class Files:
         if version is None:
             raise _deleted(session)
         place = await self._places.keeping(version.definition)
-        image = version.definition.image
         self._count_access(session)
-        return _Home(session, place.driver, None if image is None else ImageSource(image, version.image_content))
+        return _Home(session, place.driver, image_of(version))
 
     def _count_access(self, session: Session) -> None:
         now = self._clock()

@@ -111,7 +111,10 @@ _PROJECT = "/api/projects/{project}"
 _AGENT = _PROJECT + "/agents/{agent}"
 _ENDPOINT = _AGENT + "/endpoint"
 _FILES = _ENDPOINT + "/sessions/{session}/files"
+_OWN = "/cupola/projects/{project}/agents/{agent}"
+_SNAPSHOTS = _OWN + "/sessions/{session}/snapshots"
 _PROTOCOLS = _ENDPOINT + "/protocols"
+_OWN = "/cupola/projects/{project}/agents/{agent}"
 _A2A = _PROTOCOLS + "/a2a"
 _A2A_QUERY = {**_SESSION, "a2a-version": {"enum": ["0.3", "1.0"]}}
 _A2A_MESSAGE = _object(
@@ -188,7 +191,10 @@ OPERATIONS: Mapping[str, Operation] = {
         "sessions.stop", "Stop a session's sandbox, keeping its files", success=(204,), query=_VERSION
     ),
     f"DELETE {_ENDPOINT}/sessions/{{session}}": Operation(
-        "sessions.delete", "Delete a session with its files", success=(204,), query=_VERSION
+        "sessions.delete",
+        "Delete a session with its files",
+        success=(204,),
+        query={**_VERSION, "keep_snapshots": _FLAG},
     ),
     # Files of sessions (§2.6)
     f"PUT {_FILES}/content": Operation(
@@ -339,12 +345,52 @@ OPERATIONS: Mapping[str, Operation] = {
         "a2a.get_task", "Get a task", query={**_A2A_QUERY, "historyLength": {"type": "integer", "minimum": 0}}
     ),
     f"POST {_A2A}/v1/tasks/{{task}}:cancel": Operation("a2a.cancel_task", "Cancel a task", query=_A2A_QUERY),
+    # Cupola's own, of sessions
+    f"GET {_SNAPSHOTS}": Operation("cupola.snapshots.list", "List a session's snapshots", query=_PAGE),
+    f"POST {_SNAPSHOTS}": Operation(
+        "cupola.snapshots.create",
+        "Keep a copy of a session's home",
+        success=(201,),
+        bodies=_json(_object(note={"type": "string", "maxLength": 512}, stop=_FLAG, force=_FLAG)),
+    ),
+    f"DELETE {_SNAPSHOTS}/{{snapshot}}": Operation("cupola.snapshots.delete", "Delete a snapshot", success=(204,)),
+    f"POST {_OWN}/sessions/{{session}}:restore": Operation(
+        "cupola.sessions.restore",
+        "Give a session the home that a snapshot has kept",
+        bodies=_json(_object("snapshot", snapshot=_TEXT, force=_FLAG)),
+    ),
+    f"POST {_OWN}/sessions/{{session}}:fork": Operation(
+        "cupola.sessions.fork",
+        "Begin a session with a copy of another's home, or of a snapshot",
+        success=(201,),
+        bodies=_json(
+            _object(snapshot=_TEXT, agent_session_id=_SESSION["agent_session_id"], owner={"enum": ["same", "me"]})
+        ),
+    ),
+    f"POST {_OWN}/sessions/{{session}}:move": Operation(
+        "cupola.sessions.move",
+        "Move a session to another version of its agent",
+        bodies=_json(_object("agent_version", agent_version=_TEXT, dry_run=_FLAG, force=_FLAG)),
+    ),
+    f"POST {_OWN}/sessions:move": Operation(
+        "cupola.sessions.move_many",
+        "Move an agent's sessions to another version",
+        bodies=_json(_object("to", **{"from": _TEXT, "to": _TEXT, "dry_run": _FLAG, "force": _FLAG})),
+    ),
     # Cupola's own
     f"POST {_OWN}/sessions/{{session}}:kill": Operation(
         "cupola.sessions.kill", "End a session's sandbox at once, keeping its files", success=(204,)
     ),
     f"POST {_OWN_PROJECT}/sessions:stop": Operation(
         "cupola.sessions.stop_all", "Stop all sessions of a project or an agent", bodies=_json(_ref("StopAll"))
+    ),
+    f"GET {_OWN}/sessions/{{session}}/bundle": Operation(
+        "cupola.bundle", "Get all that is known of a session as one archive", reply=("application/zip",)
+    ),
+    f"GET {_OWN}/stats": Operation(
+        "cupola.stats",
+        "How long an agent's requests took, by version and start type",
+        query={"since": {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"}, "version": _TEXT},
     ),
     f"GET {_OWN}/logs": Operation(
         "cupola.logs",

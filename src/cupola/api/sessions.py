@@ -24,11 +24,12 @@ from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.ready import Sandboxes, check_owner
 from cupola.secrecy import brief
-from cupola.sessions import Session, check_session_id
+from cupola.sessions import Session, check_session_id, is_session_id
 from cupola.store import Store
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object
 from cupola.web.paging import cursor_list, page_from
+from cupola.web.query import flag
 from cupola.web.reply import json_reply, no_content
 from cupola.web.wire import show_failure
 
@@ -72,7 +73,10 @@ class Sessions:
     async def create(self, request: Request) -> Response:
         """`POST sessions`: 201 at once; the sandbox starts behind it."""
         agent, caller = await agent_of(request, self._store), caller_of(request)
-        wanted = _read_new(read_model(NewSession, await read_object(request)))
+        wanted = read_model(NewSession, await read_object(request))
+        if wanted.agent_session_id is not None and is_session_id(wanted.agent_session_id):
+            request.scope["cupola.session_id"] = wanted.agent_session_id
+        _check_new(wanted)
         require_enabled(agent)
         if wanted.agent_session_id is not None:
             await self._require_unused(agent, wanted.agent_session_id)
@@ -80,6 +84,7 @@ class Sessions:
         named = None if indicator is None else indicator.agent_version
         version = await self._choice.of(agent, named, param="version_indicator.agent_version")
         session = await self._begin(agent, version, caller, wanted.agent_session_id)
+        request.scope["cupola.session_id"] = session.id
         return json_reply(self._show(session), 201)
 
     async def get(self, request: Request) -> Response:
@@ -98,14 +103,15 @@ class Sessions:
         return no_content()
 
     async def delete(self, request: Request) -> Response:
-        """`DELETE sessions/{id}`: sandbox, files, row; one that is not there is deleted."""
+        """`DELETE sessions/{id}`: sandbox, files, snapshots, row; one that is not there is deleted."""
+        keep = flag(request.query_params, "keep_snapshots")
         try:
             session = await self._session(request)
         except NotFound as error:
             if error.param != "agent_session_id":
                 raise
             return no_content()
-        await self._sandboxes.delete_session(session)
+        await self._sandboxes.delete_session(session, keep_snapshots=keep)
         return no_content()
 
     async def aclose(self) -> None:
@@ -173,13 +179,13 @@ def show_session(session: Session, now: float) -> dict[str, Any]:
     }
 
 
-def _read_new(new: NewSession) -> NewSession:
+def _check_new(new: NewSession) -> None:
     """Raises BadRequest for an id or a version that cannot be meant."""
     if new.agent_session_id is not None:
         check_session_id(new.agent_session_id)
     indicator = new.version_indicator
     if indicator is None:
-        return new
+        return
     if indicator.type != "version_ref":
         raise BadRequest(
             f"'version_indicator.type' is {brief(indicator.type)}; it must be 'version_ref'.",
@@ -191,4 +197,3 @@ def _read_new(new: NewSession) -> NewSession:
             "Name a version such as '1', or leave version_indicator out to go by the endpoint's version selector.",
             param="version_indicator.agent_version",
         )
-    return new

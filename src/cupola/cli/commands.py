@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cupola import __version__
-from cupola.cli import doctor, down, env, logs, run, status, tokens, up, warm
+from cupola.cli import debug_bundle, doctor, down, env, logs, replay, run, sessions, stats, status, tokens, up, warm
 
 _HELP = "Azure AI Foundry hosted agents, anywhere: `cupola up`, then `cupola run -- python your_client.py`."
 
@@ -25,11 +25,15 @@ def app() -> typer.Typer:
     app.command()(up.up)
     app.command()(down.down)
     app.command()(status.status)
+    app.command()(stats.stats)
     app.command()(logs.logs)
+    app.command()(debug_bundle.debug_bundle)
+    app.command()(replay.replay)
     app.command()(env.env)
     app.command(context_settings={"allow_interspersed_args": False})(run.run)
     app.command()(doctor.doctor)
     app.command()(warm.warm)
+    app.add_typer(sessions.app(), name="sessions")
     app.add_typer(tokens.app(), name="tokens")
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, TextIO
 
@@ -81,3 +81,28 @@ def say_table(rows: Iterable[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
         print(f"  {name:<{width}}  {colored(value, '1')}", flush=True)
+
+
+def say_columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A line for each row under headings; as wide as its widest cell each column is, and no line is ever wrapped."""
+    lines = [headings, *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        text = "   ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        print(text if number else colored(text, "1"), flush=True)
+
+
+def spoken_age(seconds: float) -> str:
+    """How long something takes or is ago, in its largest unit."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def spoken_size(size: int) -> str:
+    """Bytes as people read them, by powers of 1024."""
+    amount, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{size} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"

@@ -6,7 +6,6 @@ state directory only. A token cannot be taken back by itself: it expires.
 
 from __future__ import annotations
 
-import re
 import secrets
 import sys
 from datetime import UTC, datetime
@@ -17,13 +16,12 @@ import typer
 from cupola.cli.options import Output, OutputOption, StateDir
 from cupola.cli.output import say, say_json
 from cupola.cli.state_dir import chosen_state_dir
+from cupola.durations import seconds_of
 from cupola.errors import BadRequest, SetupError
 from cupola.identity import Role, check_name
 from cupola.installation import Layout, read_secret
 
 LONGEST = 366 * 86_400
-_DURATION = re.compile(r"(\d{1,9})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def app() -> typer.Typer:
@@ -83,8 +81,7 @@ def _checked_name(name: str) -> str:
 
 
 def _seconds(duration: str) -> int:
-    match = _DURATION.fullmatch(duration)
-    seconds = int(match[1]) * _SECONDS[match[2]] if match is not None else 0
-    if not 0 < seconds <= LONGEST:
+    seconds = seconds_of(duration)
+    if seconds is None or seconds > LONGEST:
         raise BadRequest(f"--expires is {duration!r}; it must be a duration such as 90m, 12h or 30d, at most 366d.")
     return seconds

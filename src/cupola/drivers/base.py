@@ -338,6 +338,19 @@ class Driver(Protocol):
         """Removes a lasting home and its files. An unknown name is done."""
         ...
 
+    async def copy_home(self, source: str, target: str) -> int:
+        """Makes `target` an exact copy of the lasting home `source`; returns the bytes of the files in it.
+
+        What `target` held before is gone. Kept are modes, times, links (as links, never followed) and, where that is
+        allowed, owners; FIFOs, sockets and devices are left out. Where the file system can share blocks, the copy
+        does. `source` may be in use: the copy is then what a power cut would have left. `target` must not be. A
+        source that was never used makes a target that was never used, of 0 bytes.
+
+        An error, a cancellation or a crash leaves a target that a second call replaces and `delete_home` removes.
+        Raises `Conflict` when a file cannot be read, or `target` is in use.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Lets go of clients and tasks. Sandboxes go on."""
         ...

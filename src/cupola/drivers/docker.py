@@ -26,7 +26,6 @@ import aiohttp
 import psutil
 from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
-from aiodocker.volumes import DockerVolume
 
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
@@ -55,9 +54,7 @@ from cupola.drivers.docker_container import (
     explain_create,
     explain_start,
     has_unprivileged_user,
-    home_name,
     inspected_address,
-    labelled_home,
     listed_handle,
     observation,
     output_lines,
@@ -91,7 +88,8 @@ from cupola.drivers.docker_network import (
     remove_network,
 )
 from cupola.drivers.docker_output import LogReader
-from cupola.errors import Conflict, StartFailed
+from cupola.drivers.docker_volumes import HomeVolumes
+from cupola.errors import StartFailed
 
 FOLLOW_AGAIN = (0.1, 5.0)
 """Seconds until the log of a sandbox that still runs is asked for again: the first pause, and the longest."""
@@ -157,6 +155,7 @@ class DockerDriver:
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
         self._homes = DockerHomes(client, installation, reaching=reaching_volumes)
+        self._volumes = HomeVolumes(client, installation, reaching=reaching_volumes)
 
     @property
     def about(self) -> str:
@@ -266,7 +265,7 @@ class DockerDriver:
         path = f"containers/{handle.reference}/logs"
         with engine_errors("follow the output of a sandbox"):
             try:
-                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply:
+                async with self._client._query(path, params=query, timeout=FOLLOWING) as reply, reply:
                     async for data in reply.content.iter_any():
                         if lines := reader.feed(data):
                             yield Output(lines, reader.mark)
@@ -306,18 +305,16 @@ class DockerDriver:
         return await self._homes.files(home, image, (await self._find_place()).traits)
 
     async def delete_home(self, home: str) -> None:
-        name = home_name(self._installation, home)
-        with engine_errors("delete a home"):
-            try:
-                await DockerVolume(self._client, name).delete()  # type: ignore[no-untyped-call]  # aiodocker
-            except DockerError as error:
-                if error.status == 409:
-                    raise Conflict(f"The home {home} is in use by a sandbox: stop it first.") from error
-                if error.status != 404:
-                    raise
+        await self._volumes.delete(home)
         self._opened_homes.discard(home)
 
+    async def copy_home(self, source: str, target: str) -> int:
+        place = await self._find_place()
+        self._opened_homes.discard(target)
+        return await self._volumes.copy(source, target, here=place.traits.shares_kernel)
+
     async def aclose(self) -> None:
+        self._volumes.close()
         await self._client.close()
 
     async def remove_installation(self) -> None:
@@ -384,7 +381,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._client.volumes.create(labelled_home(spec.home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+                await self._volumes.make(spec.home)
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:

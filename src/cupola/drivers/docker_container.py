@@ -42,6 +42,11 @@ NOWHERE = Address("127.0.0.1", 0)
 KILLED = 128 + 9
 """The exit code of a process that SIGKILL ended."""
 
+SOURCE_HOME = "/source/cupola-home"
+TARGET_HOME = "/cupola-home"
+"""Where a container that serves for a copy shows the two homes. Both have one name, as that is what an archive holds;
+the target lies right below the root, as engines refuse links that lead out of where they unpack."""
+
 PORT_KEY = f"{SANDBOX_PORT}/tcp"
 EMBEDDED_RESOLVER = "127.0.0.11"
 """The engine's own name server, which listens inside every sandbox."""
@@ -140,6 +145,31 @@ def home_mount(home: str, installation: str) -> dict[str, Any]:
 def labelled_home(home: str, installation: str) -> dict[str, Any]:
     """The body of `POST /volumes/create` for a home; one that exists stays as it is."""
     return {"Name": home_name(installation, home), "Labels": {LABEL_INSTALLATION: installation}}
+
+
+def copying_config(image: str, source: str, target: str) -> dict[str, Any]:
+    """The body of `POST /containers/create` for a container that shows two volumes and never runs.
+
+    It does not bear the installation's label: it is no sandbox, to be found among them as one that nobody owns.
+    """
+    shown = {SOURCE_HOME: (source, True), TARGET_HOME: (target, False)}
+    return {
+        "Image": image,
+        "Cmd": ["never"],
+        "HostConfig": {
+            "NetworkMode": "none",
+            "Mounts": [
+                {
+                    "Type": "volume",
+                    "Source": volume,
+                    "Target": place,
+                    "ReadOnly": read_only,
+                    "VolumeOptions": {"NoCopy": True},
+                }
+                for place, (volume, read_only) in shown.items()
+            ],
+        },
+    }
 
 
 def has_unprivileged_user(image: Mapping[str, Any]) -> bool:

@@ -341,6 +341,7 @@ Choice = Behaviour | Callable[[Source], Behaviour]
 class FakePlace:
     """Where fake sandboxes and homes exist, whoever drives them; it counts starts and stops per session.
 
+    A copy of a home waits for `copies_held`, if it is set, with the first file copied; `copying` says that it waits.
     While it is `full`, nothing can be uploaded to a home. `clock` gives the unix seconds that lines of output bear.
     """
 
@@ -351,6 +352,8 @@ class FakePlace:
         self.homes: dict[str, dict[str, bytes]] = {}
         self.full = False
         self.images: dict[str, str] = {}
+        self.copying = asyncio.Event()
+        self.copies_held: asyncio.Event | None = None
         self.starts: Counter[str] = Counter()
         self.stops: Counter[str] = Counter()
 
@@ -470,6 +473,18 @@ class FakeDriver:
 
     async def delete_home(self, home: str) -> None:
         self.place.homes.pop(home, None)
+
+    async def copy_home(self, source: str, target: str) -> int:
+        self.place.homes.pop(target, None)
+        if source not in self.place.homes:
+            return 0
+        files = dict(self.place.homes[source])
+        copy = self.place.homes[target] = dict(list(files.items())[:1])
+        if self.place.copies_held is not None:
+            self.place.copying.set()
+            await self.place.copies_held.wait()
+        copy.update(files)
+        return sum(map(len, copy.values()))
 
     async def aclose(self) -> None:
         """Nothing is held; the place goes on."""

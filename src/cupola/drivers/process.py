@@ -50,6 +50,7 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.home_copy import Copying
 from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
 from cupola.drivers.process_output import Tail
@@ -98,6 +99,7 @@ class ProcessDriver:
         self._surroundings: Surroundings | None = None
         self._looking = asyncio.Lock()
         self._reserving = asyncio.Lock()
+        self._copying = Copying()
 
     async def surroundings(self) -> Surroundings:
         """What this machine offers, found out once; also to tell people how sandboxes are kept apart."""
@@ -218,8 +220,16 @@ class ProcessDriver:
     async def delete_home(self, home: str) -> None:
         await asyncio.to_thread(self._files.remove_home, home)
 
+    async def copy_home(self, source: str, target: str) -> int:
+        await asyncio.to_thread(self._files.remove_home, target)
+        if not await asyncio.to_thread(self._files.home(source).is_dir):
+            return 0
+        await asyncio.to_thread(self._files.make_home, target)
+        return await self._copying.copy(self._files.home(source), self._files.home(target))
+
     async def aclose(self) -> None:
-        """Nothing is held: what a driver knows stands in files."""
+        """Only threads are held: what a driver knows stands in files."""
+        self._copying.close()
 
     # What is known of sandboxes
 
@@ -261,7 +271,7 @@ class ProcessDriver:
         return look_around(self._bubblewrap, self._groups)
 
     def _reserve(self, spec: SandboxSpec, surroundings: Surroundings) -> Record:
-        self._files.home(spec.home).mkdir(mode=0o700, exist_ok=True)
+        self._files.make_home(spec.home)
         taken = {record.port for record in map(self._files.read, self._files.known()) if record is not None}
         record = Record(
             sandbox_id=spec.sandbox_id,

@@ -115,6 +115,10 @@ class SandboxFiles:
         """The ids of all sandboxes that have a record."""
         return sorted(file.stem for file in (self.root / "sandboxes").glob("*.json"))
 
+    def make_home(self, home: str) -> None:
+        """Makes a session's home, unless it is there."""
+        self.home(home).mkdir(mode=0o700, exist_ok=True)
+
     def remove_home(self, home: str) -> None:
         """Removes a session's files, if there are any."""
         _remove_tree(self.home(home))

@@ -43,6 +43,7 @@ from cupola.gateway.a2a_wire import (
     read_task_query,
 )
 from cupola.gateway.headers import Header, find
+from cupola.gateway.passage import named_session
 from cupola.gateway.proxy import KEEP_ALIVE
 from cupola.identity import Caller
 from cupola.ids import is_response_id, new_conversation_id
@@ -50,6 +51,7 @@ from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import conversations as conversation_rows
 from cupola.store import responses as response_rows
+from cupola.timings import Stopwatch
 from cupola.web.body import read_object
 from cupola.web.reply import json_reply
 
@@ -114,22 +116,21 @@ class _Exchange:
 
         return scope, receive
 
-    async def start(self, status: int, session: bytes | None, headers: Sequence[Header]) -> None:
-        own = [] if session is None else [(b"x-agent-session-id", session)]
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
+    async def start(self, status: int, headers: Sequence[Header]) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
-    async def start_events(self, session: bytes | None) -> None:
-        await self.start(200, session, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
+    async def start_events(self) -> None:
+        await self.start(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
 
-    async def reply(self, body: bytes, session: bytes | None = None, status: int = 200) -> None:
+    async def reply(self, body: bytes, status: int = 200) -> None:
         """One JSON object."""
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await self.start(status, session, headers)
+        await self.start(status, headers)
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def only_event(self, body: bytes, session: bytes | None = None) -> None:
+    async def only_event(self, body: bytes) -> None:
         """A stream of one event."""
-        await self.start_events(session)
+        await self.start_events()
         await self.send({"type": "http.response.body", "body": _event(body), "more_body": False})
 
 
@@ -156,10 +157,6 @@ class _Known:
     def task(self, body: Mapping[str, Any], length: int | None) -> dict[str, Any]:
         history = history_of(self.items, length)
         return task_of({**body, "id": self.stored.id}, self.context_id, history, self.stored.created_at)
-
-    @property
-    def session(self) -> bytes | None:
-        return None if self.stored.session is None else self.stored.session.encode()
 
 
 class A2A:
@@ -190,6 +187,7 @@ class A2A:
 
     async def rpc(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST a2a`."""
+        named_session(scope)
         await self._require_offered(scope)
         exchange = _Exchange(scope, receive, send, JsonRpc(None))
         try:
@@ -203,7 +201,7 @@ class A2A:
             await self._dispatch(exchange, _known_method(method, version), {} if params is None else params)
         except A2AError as error:
             status, body = exchange.transport.failure(error)
-            await exchange.reply(body, _session_in(scope), status)
+            await exchange.reply(body, status)
 
     async def _dispatch(self, exchange: _Exchange, method: str, params: object) -> None:
         if method == "message/send":
@@ -255,6 +253,7 @@ class A2A:
 
     async def _http_json(self, scope: Scope, receive: Receive, send: Send, serve: _Serve) -> None:
         """Serves one request, and puts its failure as this transport does."""
+        named_session(scope)
         await self._require_offered(scope)
         exchange = _Exchange(scope, receive, send, HttpJson())
         try:
@@ -263,7 +262,7 @@ class A2A:
             await serve(exchange)
         except A2AError as error:
             status, body = exchange.transport.failure(error)
-            await exchange.reply(body, _session_in(scope), status)
+            await exchange.reply(body, status)
 
     # What both do
 
@@ -275,7 +274,7 @@ class A2A:
         await self._ask(exchange, context, body, relay)
         if relay.status:
             task = self._made(relay, context, sent)
-            await exchange.reply(exchange.transport.sent(task), relay.session)
+            await exchange.reply(exchange.transport.sent(task))
 
     async def _streamed(self, exchange: _Exchange, params: object) -> None:
         """Asks the agent, and tells the caller what it says while it says it."""
@@ -289,17 +288,17 @@ class A2A:
                 await relay.finish()
             elif relay.status:
                 task = self._made(relay, context, sent)
-                await exchange.only_event(exchange.transport.event(task), relay.session)
+                await exchange.only_event(exchange.transport.event(task))
         except A2AError as error:
             event = exchange.transport.failed_stream(error)
             if event is None:
                 raise
-            await exchange.only_event(event, _session_in(exchange.scope))
+            await exchange.only_event(event)
 
     async def _get(self, exchange: _Exchange, query: TaskQuery) -> None:
         known = await self._known(exchange, query.id)
         task = known.task(known.stored.body, query.history_length)
-        await exchange.reply(exchange.transport.task(task), known.session)
+        await exchange.reply(exchange.transport.task(task))
 
     async def _cancel(self, exchange: _Exchange, query: TaskQuery) -> None:
         """Cancels where the agent does: a response in the background (container-contract.md §3.2)."""
@@ -318,15 +317,22 @@ class A2A:
             raise A2AError(Code.TASK_NOT_CANCELABLE, relay.complaint)
         if relay.status:
             task = known.task(relay.json() or known.stored.body, None)
-            await exchange.reply(exchange.transport.task(task), known.session)
+            await exchange.reply(exchange.transport.task(task))
 
     async def _ask(self, exchange: _Exchange, context: _Context, body: Mapping[str, Any], relay: _Relay) -> None:
         """`POST responses` within a context, which is stored first if it is new, and removed if nothing came of it."""
         if context.new:
             await self._store_context(exchange, context)
         scope, receive = exchange.inner(orjson.dumps(body))
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.asks(exchange.project, exchange.agent, "a2a")
+
+        async def told(message: Message) -> None:
+            exchange.scope["cupola.session_id"] = scope.get("cupola.session_id")
+            await relay(message)
+
         try:
-            await self._responses.create(scope, receive, relay)
+            await self._responses.create(scope, receive, told)
         except CupolaError as error:
             if context.new and not relay.status:
                 await self._drop_context(exchange, context)
@@ -436,6 +442,7 @@ class A2A:
         stored, talk, items = await self._store.read(question)
         if stored is None:
             raise A2AError(Code.TASK_NOT_FOUND, f"Task {brief(task_id)} does not exist.")
+        exchange.scope["cupola.session_id"] = stored.session
         named = None if talk is None else talk.metadata.get(_NAMED)
         context_id = str(named or stored.conversation or stored.id)
         return _Known(stored, context_id, [item for item in items if item is not None])
@@ -456,7 +463,6 @@ class _Relay:
         self._reader = EventReader()
         self._body = bytearray()
         self.status = 0
-        self.session: bytes | None = None
         self.streaming = False
 
     async def __call__(self, message: Message) -> None:
@@ -500,11 +506,10 @@ class _Relay:
     async def _start(self, status: int, headers: Iterable[Header]) -> None:
         headers = list(headers)
         self.status = status
-        self.session = find(headers, b"x-agent-session-id")
         kind = find(headers, b"content-type") or b""
         self.streaming = self._events is not None and status == 200 and kind.startswith(b"text/event-stream")
         if self.streaming and self._exchange is not None:
-            await self._exchange.start_events(self.session)
+            await self._exchange.start_events()
 
     async def _translate(self, chunk: bytes) -> None:
         assert self._exchange is not None
@@ -540,11 +545,6 @@ def _derived(exchange: _Exchange, kind: str, name: str) -> str:
     seed = "\0".join((kind, exchange.project, exchange.agent, exchange.user, name))
     digest = hashlib.sha256(seed.encode()).hexdigest()
     return f"conv_{digest[:16]}00{digest[16:48]}"
-
-
-def _session_in(scope: Scope) -> bytes | None:
-    session = scope.get("cupola.session_id")
-    return None if session is None else str(session).encode()
 
 
 async def _read_call(scope: Scope, receive: Receive) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from cupola.gateway.passage import Passage, session_of
+from cupola.gateway.passage import Passage, named_session
+
+_PROTOCOL = "activity"
 
 
 class Activities:
@@ -20,6 +22,8 @@ class Activities:
 
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST activityprotocol`."""
+        parameters, watch = scope["path_params"], scope["cupola.stopwatch"]
+        watch.asks(parameters["project"], parameters["agent"], _PROTOCOL)
         await self._passage.take(
-            scope, receive, send, protocol="activity", path="/activity/messages", session_id=session_of(scope)
+            scope, receive, send, protocol=_PROTOCOL, path="/activity/messages", session_id=named_session(scope)
         )

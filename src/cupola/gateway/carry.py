@@ -22,6 +22,7 @@ from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
+from cupola.timings import Stopwatch
 
 log = structlog.get_logger()
 
@@ -38,7 +39,9 @@ class Carrier:
         call_ids: CallIds,
         clock: Callable[[], float] = time.time,
         silence: Silence = Silence(),  # noqa: B008 (frozen)
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ticks = ticks
         self._silence = silence
         self._upstream = upstream
         self._sandboxes = sandboxes
@@ -71,6 +74,8 @@ class Carrier:
             while live.stopping:
                 live = await again()
             scope["cupola.session_id"] = live.row.session_id
+            watch: Stopwatch = scope["cupola.stopwatch"]
+            watch.forwards(self._ticks(), live.row.version, live.row.session_id, live.start)
             live.opened(self._clock())
             try:
                 outcome = await forward(
@@ -82,7 +87,7 @@ class Carrier:
                     body=body,
                     send=send,
                     receive=receive,
-                    extra_reply_headers=[(b"x-agent-session-id", live.row.session_id.encode()), *reply_headers],
+                    extra_reply_headers=reply_headers,
                     on_head=partial(_log_failure, live),
                     on_chunk=on_chunk,
                     on_whole=on_whole,

@@ -17,7 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cupola.errors import NotFound
 from cupola.gateway.headers import Header, find
-from cupola.gateway.passage import Passage, session_of
+from cupola.gateway.passage import Passage, named_session
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.ids import new_invocation_id
 from cupola.sandboxes.live import LiveSandbox
 from cupola.secrecy import brief
@@ -25,6 +26,7 @@ from cupola.sessions import LIFETIME, Desired, Invocation
 from cupola.store import Store
 from cupola.store import invocations as rows
 from cupola.store import sessions as session_rows
+from cupola.timings import Stopwatch
 
 KEPT_SECONDS = LIFETIME
 """How long an invocation can be polled by its id alone: as long as a session lives that nobody uses."""
@@ -42,8 +44,11 @@ _InvocationKey = tuple[str, str, str]
 class Invocations:
     """ASGI endpoints of `/agents/{agent}/endpoint/protocols/invocations…`. `clock` gives unix seconds."""
 
-    def __init__(self, store: Store, passage: Passage, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, passage: Passage, timekeeper: Timekeeper, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
+        self._timekeeper = timekeeper
         self._passage = passage
         self._clock = clock
         self._recent: OrderedDict[_InvocationKey, Invocation] = OrderedDict()
@@ -53,6 +58,9 @@ class Invocations:
         """`POST invocations`."""
         invocation_id = new_invocation_id()
         began: Invocation | None = None
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.asks(*_agent_of(scope), _PROTOCOL)
+        watch.subject = invocation_id
 
         def begin(live: LiveSandbox) -> None:
             nonlocal began
@@ -71,7 +79,7 @@ class Invocations:
             keeping,
             protocol=_PROTOCOL,
             path="/invocations",
-            session_id=session_of(scope),
+            session_id=named_session(scope),
             headers=named,
             reply_headers=named,
             on_live=begin,
@@ -79,6 +87,9 @@ class Invocations:
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/{id}`."""
+        watch, invocation = scope["cupola.stopwatch"], scope["path_params"]["invocation"]
+        if await self._known((*_agent_of(scope), invocation)) is not None:
+            await self._timekeeper.recall(watch, scope["path_params"]["project"], invocation)
         await self._pass_known(scope, receive, send, "")
 
     async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +99,7 @@ class Invocations:
     async def document(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET invocations/docs/{document}`: the agent's own OpenAPI or AsyncAPI document."""
         path = f"/invocations/docs/{quote(scope['path_params']['document'], safe='')}"
-        await self._passage.take(scope, receive, send, protocol=_PROTOCOL, path=path, session_id=session_of(scope))
+        await self._passage.take(scope, receive, send, protocol=_PROTOCOL, path=path, session_id=named_session(scope))
 
     async def _pass_known(self, scope: Scope, receive: Receive, send: Send, suffix: str) -> None:
         invocation_id = scope["path_params"]["invocation"]
@@ -108,7 +119,7 @@ class Invocations:
 
     async def _session_of(self, scope: Scope, invocation_id: str) -> str:
         """The session in which the invocation is looked for. Raises NotFound; no session begins by polling."""
-        asked = session_of(scope)
+        asked = named_session(scope)
         known = await self._known((*_agent_of(scope), invocation_id))
         if known is None:
             if asked is None:
@@ -117,6 +128,7 @@ class Invocations:
             return asked
         if known.user != scope["cupola.caller"].user or asked not in (None, known.session):
             raise _unknown(invocation_id)
+        scope["cupola.session_id"] = known.session
         await self._check_session(scope, known.session)
         return known.session
 

@@ -109,6 +109,8 @@ class ForUsers:
     def _seen(self, scope: Scope, caller: Caller) -> Caller:
         # ["", "api", "projects", project, "agents" or "openai", agent, "endpoint/…"], as the routes read paths
         parts = scope["path"].split("/", 6)
+        if len(parts) == 7 and (parts[1], parts[4]) == ("cupola", "agents") and parts[6].startswith("sessions"):
+            return self._users.of_agent(parts[3], parts[5], caller, scope["headers"], may_be_himself=True)
         if len(parts) < 6 or parts[1] != "api" or parts[2] != "projects":
             return caller
         if parts[4] == "openai":

@@ -18,6 +18,7 @@ from cupola.gateway.proxy import caller_body
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.upstream import Body
 from cupola.sandboxes.live import LiveSandbox
+from cupola.sessions import is_session_id
 
 _SESSION = re.compile(rb"(?:^|&)agent_session_id=([^&]*)")
 _FOR_GATEWAY = (b"api-version=", b"agent_session_id=")
@@ -78,10 +79,15 @@ class Passage:
         )
 
 
-def session_of(scope: Scope) -> str | None:
-    """The session that the query names."""
+def named_session(scope: Scope) -> str | None:
+    """The session that the query names; the reply names it too, whatever becomes of the request."""
     match = _SESSION.search(scope["query_string"])
-    return unquote_plus(match[1].decode("latin-1")) or None if match is not None else None
+    if match is None:
+        return None
+    named = unquote_plus(match[1].decode("latin-1")) or None
+    if named is not None and is_session_id(named):
+        scope["cupola.session_id"] = named
+    return named
 
 
 def others(scope: Scope) -> list[bytes]:

@@ -7,10 +7,11 @@ one, a version that is still being made) takes the slow path. Binding rules: con
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cupola.agents import Agent, AgentVersion, no_agent
-from cupola.errors import BadRequest, Forbidden, NotFound, QuotaExceeded
+from cupola.errors import BadRequest, CupolaError, Forbidden, NotFound, QuotaExceeded
 from cupola.gateway.isolation import Users
 from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
@@ -23,15 +24,30 @@ from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows
 
 
+class Following(Protocol):
+    """What this module needs of `sandboxes.moving.Moves`."""
+
+    async def follow(self, agent: Agent, session: Session) -> Session: ...
+
+
 class Resolver:
     """Finds or makes the sandbox of a request."""
 
-    def __init__(self, store: Store, sandboxes: Sandboxes, choice: VersionChoice, users: Users, expiry: Expiry) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sandboxes: Sandboxes,
+        choice: VersionChoice,
+        users: Users,
+        expiry: Expiry,
+        moves: Following,
+    ) -> None:
         self._store = store
         self._sandboxes = sandboxes
         self._choice = choice
         self._users = users
         self._expiry = expiry
+        self._moves = moves
         self._disabled: set[tuple[str, str]] = set()
         self._conversation_locks: WeakValueDictionary[SessionKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -53,7 +69,7 @@ class Resolver:
         version: str | None = None,
         protocol: str | None = None,
     ) -> LiveSandbox:
-        """A ready sandbox for this request.
+        """A ready sandbox for this request. What goes wrong with a session that is known names it.
 
         `session_id` picks or makes that session; `conversation` binds one; without either a new session begins.
         A version that does not declare `protocol` is refused before anything begins or starts.
@@ -122,6 +138,7 @@ class Resolver:
             session_id = None
         if known is not None:
             check_owner(known, caller.user)
+            known = await self._moves.follow(agent, known)
             live = self._sandboxes.live_of(known.key)
             return live or await self._resume(agent, known, protocol)
         version = await self._choice.of(agent, wanted)
@@ -147,6 +164,13 @@ class Resolver:
         return await self._expiry.current(known)
 
     async def _resume(self, agent: Agent, session: Session, protocol: str | None = None) -> LiveSandbox:
+        try:
+            return await self._ready(agent, session, protocol)
+        except CupolaError as error:
+            error.extra |= {"agent_session_id": session.id, "agent_version": session.version}
+            raise
+
+    async def _ready(self, agent: Agent, session: Session, protocol: str | None) -> LiveSandbox:
         version = await self._store.read(
             lambda conn: agent_rows.get_version(conn, session.project, session.agent, session.version)
         )

@@ -31,12 +31,15 @@ from cupola.gateway.headers import Header, isolation_key_of
 from cupola.gateway.proxy import Outcome
 from cupola.gateway.record import Asked, Recorder
 from cupola.gateway.resolve import Resolver
+from cupola.gateway.timekeeper import Timekeeper
 from cupola.identity import Caller
 from cupola.ids import is_response_id, new_response_id
 from cupola.sandboxes.live import LiveSandbox
+from cupola.sessions import is_session_id
 from cupola.store import Store
 from cupola.store import conversations as conversation_rows
 from cupola.store import responses as rows
+from cupola.timings import Stopwatch
 from cupola.web.body import read_object
 from cupola.web.paging import openai_list, page_from
 from cupola.web.reply import json_reply
@@ -65,6 +68,7 @@ class Responses:
         carrier: Carrier,
         recorder: Recorder,
         background: Background,
+        timekeeper: Timekeeper,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -72,12 +76,18 @@ class Responses:
         self._carrier = carrier
         self._recorder = recorder
         self._background = background
+        self._timekeeper = timekeeper
         self._clock = clock
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST responses`."""
         project, caller = scope["path_params"]["project"], scope["cupola.caller"]
         ask = read_ask(await read_object(Request(scope, receive)), scope["path_params"].get("agent"))
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.asks(project, ask.agent, "responses")
+        watch.detached = ask.background
+        if ask.session_id is not None and is_session_id(ask.session_id):
+            scope["cupola.session_id"] = ask.session_id
         await self._check_context(project, caller, ask)
 
         async def find(session_id: str | None = ask.session_id) -> LiveSandbox:
@@ -94,6 +104,7 @@ class Responses:
         scope["cupola.session_id"] = live.row.session_id
         _require_protocol(live, scope["headers"])
         asked = _asked(project, caller, ask, live.row.session_id, self._clock())
+        watch.subject = asked.row.id
         exchange = _Exchange(ask, asked, live, self._recorder, self._carrier, self._clock)
         headers = self._headers(scope, live, caller)
         headers += [(b"content-type", b"application/json"), (b"x-agent-response-id", asked.row.id.encode())]
@@ -169,7 +180,10 @@ class Responses:
         if query.get("stream", "false").lower() == "true":
             await self._replay(scope, receive, send, found, query.get("starting_after"))
             return
-        await _reply(found, answer.shown(found))(scope, receive, send)
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.detached = found.background
+        await self._timekeeper.recall(watch, found.project, found.id)
+        await json_reply(answer.shown(found))(scope, receive, send)
 
     async def _replay(
         self, scope: Scope, receive: Receive, send: Send, found: StoredResponse, starting_after: str | None
@@ -228,7 +242,7 @@ class Responses:
         if not found.background:
             raise _not_to_cancel("Cannot cancel a synchronous response.")
         if found.status == "cancelled":
-            return _reply(found, answer.shown(found))
+            return json_reply(answer.shown(found))
         if found.is_final:
             raise _not_to_cancel(_NOT_CANCELLED[found.status])
         live = self._live(found)
@@ -252,16 +266,15 @@ class Responses:
     async def _cancel_answered(self, found: StoredResponse, status: int, raw: bytes) -> Response:
         """The container's answer; what it says of the response is kept."""
         body = _object(raw)
-        headers = _session_header(found)
         if body is None:
-            return Response(raw, status, headers, media_type="application/json")
+            return Response(raw, status, media_type="application/json")
         if status != 200 or ("error" in body and "output" not in body):
-            return json_reply(body, status, headers)
+            return json_reply(body, status)
         start = {**answer.defaults({}, found), **found.body}
         ended = answer.filled(start, found, body, found.status, self._clock())
         if ended["status"] in FINAL_STATUSES:
             await self._recorder.end(found, ended)
-        return _reply(found, for_client(ended))
+        return json_reply(for_client(ended))
 
     def _live(self, found: StoredResponse) -> LiveSandbox | None:
         return None if found.session is None else self._carrier.live((found.project, found.agent, found.session))
@@ -280,7 +293,7 @@ class Responses:
                 param="response_id",
             )
         await self._store.write(lambda conn: rows.delete_response(conn, found.project, found.id))
-        return _reply(found, {"id": found.id, "object": "response", "deleted": True})
+        return json_reply({"id": found.id, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         """`GET responses/{id}/input_items`."""
@@ -289,7 +302,7 @@ class Responses:
         items = await self._store.read(
             lambda conn: rows.get_items(conn, found.project, found.input_item_ids, found.user)
         )
-        return _reply(found, openai_list([for_client(item) for item in items if item is not None], page))
+        return json_reply(openai_list([for_client(item) for item in items if item is not None], page))
 
 
 class _Exchange:
@@ -493,11 +506,3 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return body if isinstance(body, dict) else None
-
-
-def _session_header(found: StoredResponse) -> dict[str, str]:
-    return {} if found.session is None else {"x-agent-session-id": found.session}
-
-
-def _reply(found: StoredResponse, body: Any) -> Response:
-    return json_reply(body, headers=_session_header(found))

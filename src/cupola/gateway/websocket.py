@@ -30,9 +30,10 @@ from websockets.uri import WebSocketURI
 from cupola.drivers.base import Address
 from cupola.errors import BadRequest, CupolaError, DriverUnavailable, SandboxLost
 from cupola.gateway.headers import Header, to_caller
-from cupola.gateway.passage import others, session_of
+from cupola.gateway.passage import named_session, others
 from cupola.identity import Caller
 from cupola.sandboxes.live import LiveSandbox
+from cupola.timings import Stopwatch
 from cupola.web.errors import envelope_of, refuse
 from cupola.web.listen import MESSAGE_LIMIT
 
@@ -110,7 +111,9 @@ class WebSockets:
         sandboxes: Checking,
         limits: Limits,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ticks = ticks
         self._resolver = resolver
         self._carrier = carrier
         self._sandboxes = sandboxes
@@ -144,6 +147,7 @@ class WebSockets:
 
     async def explain(self, scope: Scope, receive: Receive, send: Send) -> NoReturn:
         """Plain `GET` of the same address."""
+        named_session(scope)
         raise BadRequest("This address takes WebSockets only: connect to it with wss:// instead of https://.")
 
     async def drain(self) -> None:
@@ -171,17 +175,20 @@ class WebSockets:
         A sandbox that turns out to be dead is replaced once, as for requests.
         """
         parameters, caller = scope["path_params"], scope["cupola.caller"]
+        watch: Stopwatch = scope["cupola.stopwatch"]
+        watch.asks(parameters["project"], parameters["agent"], PROTOCOL)
 
         async def find(session_id: str | None) -> LiveSandbox:
             return await self._resolver.sandbox(
                 parameters["project"], parameters["agent"], caller, session_id=session_id, protocol=PROTOCOL
             )
 
-        live = await find(session_of(scope))
+        live = await find(named_session(scope))
         for last_try in (False, True):
             while live.stopping:
                 live = await find(live.row.session_id)
             scope["cupola.session_id"] = live.row.session_id
+            watch.forwards(self._ticks(), live.row.version, live.row.session_id, live.start)
             live.opened(self._clock())
             try:
                 headers = self._carrier.headers(scope, live, caller, PROTOCOL)
@@ -213,7 +220,7 @@ class WebSockets:
         try:
             if self._draining:
                 _tell(told, End(GOING_AWAY, "The platform is stopping."))
-            if not await _sent(send, _accept(live, container)):
+            if not await _sent(send, _accept(container)):
                 end = End(GOING_AWAY, "", to_caller=False)
             else:
                 end = await _carried(container, receive, send, told, self._limits)
@@ -280,20 +287,19 @@ def _lost(error: BaseException, limits: Limits) -> BaseException:
     return error
 
 
-def _accept(live: LiveSandbox, container: ClientConnection) -> Message:
+def _accept(container: ClientConnection) -> Message:
     assert container.response is not None
     return {
         "type": "websocket.accept",
         "subprotocol": container.subprotocol,
-        "headers": _headers(container.response, live.row.session_id),
+        "headers": _headers(container.response),
     }
 
 
-def _headers(reply: Response, session_id: str) -> list[Header]:
-    """What of the container's answer to the upgrade the caller may see, and the session."""
+def _headers(reply: Response) -> list[Header]:
+    """What of the container's answer to the upgrade the caller may see."""
     said = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers.raw_items()]
-    kept = [h for h in to_caller(said) if not h[0].startswith(b"sec-websocket-") and h[0] not in _MADE_ANEW]
-    return [*kept, (b"x-agent-session-id", session_id.encode())]
+    return [h for h in to_caller(said) if not h[0].startswith(b"sec-websocket-") and h[0] not in _MADE_ANEW]
 
 
 async def _refuse(reply: Response, scope: Scope, send: Send) -> None:
@@ -303,7 +309,7 @@ async def _refuse(reply: Response, scope: Scope, send: Send) -> None:
         code, message = _meaning(status)
         body = orjson.dumps(envelope_of(status, code, message, scope["cupola.request_id"]))
     log.info("the agent refused a websocket", status=status, session=scope["cupola.session_id"])
-    headers = [*_headers(reply, scope["cupola.session_id"]), (b"content-type", b"application/json")]
+    headers = [*_headers(reply), (b"content-type", b"application/json")]
     with suppress(OSError):
         await refuse(scope, send, status, headers, body)
 

@@ -23,11 +23,12 @@ from cupola.limits import Owner
 from cupola.sandboxes.hooks import HookFailed, after_restore
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
-from cupola.sessions import Sandbox, Session, SessionStart
+from cupola.sessions import Sandbox, Session
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.timings import SessionStart
 
 log = structlog.get_logger()
 
@@ -84,8 +85,8 @@ class Adoptions:
         task = self._by_session.get(key)
         return None if task is None else await joined(task, f"The start of session '{key[2]}'")
 
-    def concern(self, key: SessionKey) -> bool:
-        """Whether the session is adopting a sandbox now."""
+    def has(self, key: SessionKey) -> bool:
+        """Whether the session adopts something just now."""
         return key in self._by_session
 
     async def settled(self, key: SessionKey) -> None:

@@ -14,7 +14,8 @@ from cupola.agents import AgentVersion
 from cupola.drivers.base import Address, Driver, Handle
 from cupola.errors import CupolaError
 from cupola.sandboxes.generation import Generation
-from cupola.sessions import Activity, Sandbox, Session, SessionStart
+from cupola.sessions import Activity, Sandbox, Session
+from cupola.timings import SessionStart, Start
 
 SessionKey = tuple[str, str, str]
 """Project, agent, session id."""
@@ -26,9 +27,10 @@ VersionKey = tuple[str, str, str]
 class LiveSandbox:
     """A ready sandbox. `session` is None while it is warm, `generation` where no official adapter answers.
 
-    `start_type` says how its session came by it. `pooled` is set while a warm pool counts on it: then it may wait for
-    as long as it likes. `counted_at` is until when its running time stands on the session's account. `ending` is why it
-    is being stopped although something may be running: what open requests are told. Mutable: it counts what is open.
+    `start` is how it came up, None where an earlier process had started it; `start_type` says how its session came by
+    it. `pooled` is set while a warm pool counts on it: then it may wait for as long as it likes. `counted_at` is until
+    when its running time stands on the session's account. `ending` is why it is being stopped although something may
+    be running: what open requests are told. Mutable: it counts what is open.
     """
 
     row: Sandbox
@@ -42,6 +44,7 @@ class LiveSandbox:
     background: set[str] = field(default_factory=set)
     stopping: bool = False
     generation: Generation | None = None
+    start: Start | None = None
     counted_at: float | None = None
     ending: CupolaError | None = None
     binds_late: bool = False

@@ -142,6 +142,12 @@ class Places:
         return self._packages / f"{sha256}.zip"
 
 
+def image_of(version: AgentVersion) -> ImageSource | None:
+    """The very image that a version's sandboxes run; None for code."""
+    image = version.definition.image
+    return None if image is None else ImageSource(image, version.image_content)
+
+
 def _key(version: AgentVersion) -> str:
     definition = version.definition
     if definition.image is not None:

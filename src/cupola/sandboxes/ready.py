@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -23,15 +24,20 @@ from cupola.sandboxes.admission import Admission
 from cupola.sandboxes.adoption import Adoptions
 from cupola.sandboxes.joining import joined
 from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
+from cupola.sandboxes.occupied import Occupied
 from cupola.sandboxes.places import Places
+from cupola.sandboxes.spares import remove_spares
 from cupola.sandboxes.start import CouldNotStart, Starter
 from cupola.sandboxes.usage import Usage
 from cupola.sandboxes.warm_starts import WarmStarts
-from cupola.sessions import Desired, Observed, Sandbox, Session, SessionStart
+from cupola.sessions import Activity, Desired, Observed, Sandbox, Session, what_is_open
+from cupola.snapshots import Snapshot
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.store import snapshots as snapshot_rows
+from cupola.timings import SessionStart
 
 log = structlog.get_logger()
 
@@ -71,6 +77,7 @@ class Sandboxes:
         self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
+        self.occupied = Occupied()
         self.usage = Usage(store, budget, clock)
         self._admission = Admission(limits, self.live, self.stop)
         self.warm_starts = WarmStarts(store, starter, places, self.live)
@@ -127,7 +134,9 @@ class Sandboxes:
 
     async def ensure_ready(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         """The session's sandbox, started if need be. Cancelling one waiter does not cancel the start."""
-        live = self.live_of(session.key) or await self._adoptions.of_session(session.key)
+        await self._adoptions.of_session(session.key)
+        await self.occupied.free(session.key)
+        live = self.live_of(session.key)
         if live is not None:
             return live
         task = self._starting.get(session.key)
@@ -149,7 +158,7 @@ class Sandboxes:
             await asyncio.wait([stopping])
             if (live := self.live_of(session.key)) is not None:  # the driver was away, so it could not be stopped
                 return live
-        session = await self._as_stored(session)
+        session, version = await self._as_stored(session, version)
         if over := spent(session, budget_of(version, self.usage.default)):
             raise over_budget(session, over)
         try:
@@ -162,15 +171,6 @@ class Sandboxes:
             raise
         finally:
             self._making.discard(session.key)
-
-    async def _as_stored(self, session: Session) -> Session:
-        """The session as it is now: whoever asked may have read it before it was stopped or deleted."""
-        known = await self._store.read(lambda conn: session_rows.get_session(conn, *session.key))
-        if known is None or known.desired is Desired.DELETED:
-            raise NotFound(
-                f"Session '{session.id}' of agent '{session.agent}' was deleted meanwhile.", param="agent_session_id"
-            )
-        return known
 
     async def _bring_up(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         began = self._clock()
@@ -186,7 +186,9 @@ class Sandboxes:
         except CouldNotStart as error:
             self._places.forget(version)
             command = f"cupola logs {session.agent} --session {session.id} --phase start"
-            raise await self._failed(session, evidence.with_command(error.failure, command)) from error
+            failed = await self._failed(session, evidence.with_command(error.failure, command))
+            failed.start = error.start
+            raise failed from error
         except StartFailed as error:
             raise await self._failed(session, evidence.of_error(error, Phase(error.phase))) from error
         except CupolaError as error:
@@ -206,6 +208,22 @@ class Sandboxes:
             seconds=round(self._clock() - began, 3),
         )
         return live
+
+    async def _as_stored(self, session: Session, version: AgentVersion) -> tuple[Session, AgentVersion]:
+        """Session and version as they are now: whoever asked may have read them before a restore or a move."""
+
+        known = await self._store.read(partial(session_rows.current_session, session=session))
+        if known.version == version.version:
+            return known, version
+        current = await self._store.read(
+            partial(agent_rows.get_version, project=known.project, agent=known.agent, version=known.version)
+        )
+        if current is None:
+            raise NotFound(
+                f"Session '{known.id}' is bound to version {known.agent}:{known.version}, which was deleted.",
+                param="agent_session_id",
+            )
+        return known, current
 
     async def _undo_what_was_left(self, session: Session) -> None:
         """Stops a sandbox that an earlier stop could not reach: a session never has two."""
@@ -375,11 +393,30 @@ class Sandboxes:
         running = [live.session.key for live in self.live if live.session is not None]
         return list(dict.fromkeys([*self._starting, *running]))
 
-    async def delete_session(self, session: Session) -> None:
-        """Ends a session: sandbox, home, row. Once however many ask; may be repeated after a crash."""
+    def what_is_open(self, key: SessionKey) -> str | None:
+        """In words, what stopping a session now would break off."""
+        live = self.live.of_session(key)
+        activity = Activity() if live is None else live.activity()
+        return what_is_open(activity, starting=key in self._starting or self._adoptions.has(key))
+
+    def runs(self, key: SessionKey) -> bool:
+        """Whether a session has a sandbox, is getting one, or has one that is being stopped."""
+        begun = key in self._starting or key in self._stopping or self._adoptions.has(key)
+        return begun or self.live.of_session(key) is not None
+
+    async def put_to_rest(self, session: Session) -> None:
+        """As `stop_session`, and nothing of the session runs any more afterwards, whoever stopped it."""
+        await self.stop_session(session)
+        stopping = self._stopping.get(session.key)
+        if stopping is not None:
+            await asyncio.shield(stopping)
+        await self._undo_what_was_left(session)
+
+    async def delete_session(self, session: Session, *, keep_snapshots: bool = False) -> None:
+        """Ends a session: sandbox, home, row, snapshots. Once however many ask; may be repeated after a crash."""
         task = self._deleting.get(session.key)
         if task is None:
-            task = asyncio.create_task(self._delete(session))
+            task = asyncio.create_task(self._delete(session, keep_snapshots))
             self._deleting[session.key] = task
             task.add_done_callback(lambda done: self._deletion_ended(session.key, done))
         await asyncio.shield(task)
@@ -389,24 +426,21 @@ class Sandboxes:
         if not task.cancelled():
             task.exception()  # whoever waited has it; he may have left
 
-    async def _delete(self, session: Session) -> None:
-        gone = session.to_deleted()
-        await self._store.write(lambda conn: session_rows.put_session(conn, gone))
-        await self.stop_session(session, grace=0)
-        await self._undo_what_was_left(session)
+    async def _delete(self, session: Session, keep_snapshots: bool) -> None:
+        await self.occupied.end(session.key)
+        gone, spares = await self._store.write(partial(_mark_deleted, session=session, keep_snapshots=keep_snapshots))
+        await self.stop_session(gone, grace=0)
+        await self._undo_what_was_left(gone)
         for place in await self._places.every():
-            await place.driver.delete_home(session.home)
+            await place.driver.delete_home(gone.home)
+        await remove_spares(self._store, self._places, spares)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
         await self._starter.witness.forget_session(session.key)
-
-    def is_at_work_on(self, key: SessionKey) -> bool:
-        """Whether the session has a sandbox here, or is getting or losing one now."""
-        return self.live.of_session(key) is not None or self.is_changing(key)
 
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""
         changing = (self._starting, self._stopping, self._deleting)
-        return any(key in each for each in changing) or self._adoptions.concern(key)
+        return any(key in each for each in changing) or self._adoptions.has(key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
@@ -497,6 +531,15 @@ def check_owner(session: Session, caller: str) -> None:
             code="session_not_accessible",
             param="agent_session_id",
         )
+
+
+def _mark_deleted(conn: Any, session: Session, keep_snapshots: bool) -> tuple[Session, list[Snapshot]]:
+    """The session as it is when it goes (a restore may have changed its home), and the snapshots that go with it."""
+    gone = (session_rows.get_session(conn, *session.key) or session).to_deleted()
+    session_rows.put_session(conn, gone)
+    if keep_snapshots:
+        return gone, []
+    return gone, snapshot_rows.release_of_session(conn, *gone.key, gone.caller)
 
 
 def _put_both(conn: Any, session: Session, row: Sandbox) -> None:

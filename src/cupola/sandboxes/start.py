@@ -32,6 +32,7 @@ from cupola.sandboxes.probe import probe_until_ready
 from cupola.sessions import Observed, Sandbox, Session
 from cupola.store import Store
 from cupola.store import sandboxes as rows
+from cupola.timings import SessionStart, Start
 
 log = structlog.get_logger()
 
@@ -54,11 +55,33 @@ class Place:
 
 
 class CouldNotStart(CupolaError):
-    """A sandbox did not come up; `failure` is the evidence. Caught by whoever asked for the start."""
+    """A sandbox did not come up; `failure` is the evidence, `start` how it was tried.
 
-    def __init__(self, failure: Failure) -> None:
+    Caught by whoever asked for the start.
+    """
+
+    def __init__(self, failure: Failure, start: Start | None = None) -> None:
         super().__init__(failure.message, code=failure.code)
         self.failure = failure
+        self.start = start
+
+
+class _Timed:
+    """When a start comes how far."""
+
+    def __init__(self, session: Session | None, ticks: Callable[[], float]) -> None:
+        self._type = SessionStart.COLD if session is None or session.stopped_at is None else SessionStart.RESUME
+        self._ticks = ticks
+        self._began = ticks()
+        self._started: float | None = None
+
+    def has_started(self) -> None:
+        self._started = self._ticks()
+
+    def ended(self) -> Start:
+        """The start that is over, well or not."""
+        now = self._ticks()
+        return Start(self._type, self._began, now if self._started is None else self._started, now)
 
 
 class Witness(Protocol):
@@ -84,7 +107,7 @@ class Witness(Protocol):
 
 
 class Starter:
-    """Starts and stops single sandboxes and keeps their rows true; `witness` is told."""
+    """Starts and stops single sandboxes and keeps their rows true; `witness` is told. `ticks` is a monotonic clock."""
 
     def __init__(
         self,
@@ -97,7 +120,9 @@ class Starter:
         stop_grace: float,
         witness: Witness,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._ticks = ticks
         self._store = store
         self.witness = witness
         self._installation = installation
@@ -163,6 +188,7 @@ class Starter:
     ) -> LiveSandbox:
         phase = Phase.CREATE
         handle: Handle | None = None
+        timed = _Timed(session, self._ticks)
         self.witness.began(row, _start_type(version, session))
         try:
             spec = self._spec(row, agent, version, place, source)
@@ -173,12 +199,14 @@ class Starter:
                     phase = Phase.START if handle.step is Step.CREATED else Phase.PROBE
                     if on_phase is not None:
                         await on_phase(phase)
+            timed.has_started()
             assert handle is not None
             await self.witness.follow(row, place.driver, handle)
             await self._probe(handle, version, place)
             assert handle.address is not None
             adapter = await learn_adapter(handle.address)
         except CouldNotStart as error:
+            error.start = timed.ended()
             self.witness.failed(row, error.failure)
             await self.undo(row, place.driver, "did not become ready")
             raise
@@ -186,10 +214,11 @@ class Starter:
             await self.undo(row, place.driver, "its place was away")
             raise
         except CupolaError as error:
+            start = timed.ended()
             failure = evidence.of_error(error, phase, await self._output(place.driver, handle))
             self.witness.failed(row, failure)
             await self.undo(row, place.driver, "could not be started")
-            raise CouldNotStart(failure) from error
+            raise CouldNotStart(failure, start) from error
         except BaseException:
             # Cancelled, or a defect: the row names what was made, and a second attempt to undo finds it there.
             await asyncio.shield(self.undo(row, place.driver, "start broken off"))
@@ -207,21 +236,15 @@ class Starter:
             session=session,
             generation=adapter.generation,
             binds_late=adapter.hooks,
+            start=timed.ended(),
         )
 
     async def _save(self, row: Sandbox) -> None:
         await self._store.write(lambda conn: rows.put_sandbox(conn, row))
 
-    def _spec(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place, source: Source) -> SandboxSpec:
-        labels: Mapping[str, str] = {
-            base.LABEL_INSTALLATION: self._installation,
-            base.LABEL_SANDBOX: row.id,
-            base.LABEL_PROJECT: row.project,
-            base.LABEL_AGENT: row.agent,
-            base.LABEL_VERSION: row.version,
-            base.LABEL_SESSION: row.session_id,
-        }
-        environment = sandbox_environment(
+    def environment(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place) -> dict[str, str]:
+        """The variables with which the sandbox of `row` is started, but for what its driver adds."""
+        return sandbox_environment(
             version,
             row,
             place.callbacks,
@@ -232,10 +255,20 @@ class Starter:
                 "blueprint": identity_of(agent.guid, "blueprint")["client_id"],
             },
         )
+
+    def _spec(self, row: Sandbox, agent: Agent, version: AgentVersion, place: Place, source: Source) -> SandboxSpec:
+        labels: Mapping[str, str] = {
+            base.LABEL_INSTALLATION: self._installation,
+            base.LABEL_SANDBOX: row.id,
+            base.LABEL_PROJECT: row.project,
+            base.LABEL_AGENT: row.agent,
+            base.LABEL_VERSION: row.version,
+            base.LABEL_SESSION: row.session_id,
+        }
         return SandboxSpec(
             sandbox_id=row.id,
             source=source,
-            environment=environment,
+            environment=self.environment(row, agent, version, place),
             cpu=version.definition.cpu,
             memory=version.definition.memory,
             home=row.home,

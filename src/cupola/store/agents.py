@@ -15,6 +15,7 @@ from cupola.store.paging import Page, PageOf, fetch_page
 from cupola.store.state import delete_stores
 from cupola.store.statements import upsert
 from cupola.store.tables import agents, versions
+from cupola.store.timings import delete_timings_of_agent
 
 _AGENT_KEYS = ("project", "name")
 _VERSION_KEYS = ("project", "agent", "version")
@@ -63,6 +64,7 @@ def put_agent(conn: Connection, agent: Agent) -> None:
 def delete_agent(conn: Connection, project: str, name: str) -> bool:
     """Deletes the agent with its versions and its state stores; False where there was none."""
     delete_stores(conn, project, name)
+    delete_timings_of_agent(conn, project, name)
     return conn.execute(_DELETE_AGENT, {"p_project": project, "p_name": name}).rowcount > 0
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "history_of_response",
     "in_progress_responses",
     "put_items",
+    "responses_of_session",
     "save_response",
 ]
 
@@ -39,7 +40,27 @@ _SAVE = (
         {name: bindparam(f"p_{name}", type_=responses.c[name].type) for name in ("body", "final", "output_item_ids")}
     )
 )
+_OF_SESSION = (
+    select(responses)
+    .where(
+        responses.c.project == bindparam("p_project"),
+        responses.c.agent == bindparam("p_agent"),
+        responses.c.session == bindparam("p_session"),
+        responses.c.seq > bindparam("p_after"),
+    )
+    .order_by(responses.c.seq)
+    .limit(bindparam("p_limit"))
+)
 _IN_PROGRESS = select(responses).where(responses.c.final == false()).order_by(responses.c.seq)
+
+
+def responses_of_session(
+    conn: Connection, project: str, agent: str, session: str, after: int, limit: int
+) -> tuple[list[StoredResponse], int | None]:
+    """Some of what a session has answered, oldest first, behind the number `after`; and where to go on, if at all."""
+    asked = {"p_project": project, "p_agent": agent, "p_session": session, "p_after": after, "p_limit": limit}
+    found = conn.execute(_OF_SESSION, asked).all()
+    return [_response(row) for row in found], found[-1].seq if len(found) == limit else None
 
 
 def get_response(conn: Connection, project: str, id: str) -> StoredResponse | None:

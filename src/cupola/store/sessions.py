@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, delete, or_, select, update
 
 from cupola.agents import Failure
+from cupola.errors import NotFound
 from cupola.sessions import LIFETIME, Desired, Observed, Session, SessionStatus
 from cupola.store.paging import ALL, Page, PageOf, fetch_page
 from cupola.store.statements import upsert
@@ -60,6 +61,11 @@ _BOUND = select(session_conversations.c.session).where(
     session_conversations.c.agent == bindparam("p_agent"),
     session_conversations.c.conversation == bindparam("p_conversation"),
 )
+_CONVERSATIONS = select(session_conversations.c.conversation).where(
+    session_conversations.c.project == bindparam("p_project"),
+    session_conversations.c.agent == bindparam("p_agent"),
+    session_conversations.c.session == bindparam("p_session"),
+)
 _UNBIND = delete(session_conversations).where(
     session_conversations.c.project == bindparam("p_project"),
     session_conversations.c.agent == bindparam("p_agent"),
@@ -70,6 +76,16 @@ _UNBIND = delete(session_conversations).where(
 def get_session(conn: Connection, project: str, agent: str, id: str) -> Session | None:
     row = conn.execute(_GET, {"p_project": project, "p_agent": agent, "p_id": id}).first()
     return None if row is None else _session(row)
+
+
+def current_session(conn: Connection, session: Session) -> Session:
+    """The session as it is now. Raises NotFound when it was deleted meanwhile, or is about to be."""
+    known = get_session(conn, *session.key)
+    if known is None or known.desired is Desired.DELETED:
+        raise NotFound(
+            f"Session '{session.id}' of agent '{session.agent}' was deleted meanwhile.", param="agent_session_id"
+        )
+    return known
 
 
 def sessions_beginning(conn: Connection, project: str, agent: str, beginning: str, limit: int) -> list[Session]:
@@ -161,6 +177,12 @@ def expired_sessions(conn: Connection, now: float, limit: int = ALL) -> list[Ses
 def session_of_conversation(conn: Connection, project: str, agent: str, conversation: str) -> str | None:
     this = {"p_project": project, "p_agent": agent, "p_conversation": conversation}
     return conn.execute(_BOUND, this).scalar()
+
+
+def conversations_of_session(conn: Connection, project: str, agent: str, session: str) -> list[str]:
+    """The ids of the conversations that are bound to a session."""
+    asked = {"p_project": project, "p_agent": agent, "p_session": session}
+    return [row.conversation for row in conn.execute(_CONVERSATIONS, asked)]
 
 
 def bind_conversation(conn: Connection, project: str, agent: str, conversation: str, session_id: str) -> None:

@@ -177,6 +177,7 @@ responses = Table(
     Column("output_item_ids", _Json, nullable=False),
     Column("background", Boolean, nullable=False),
     UniqueConstraint("project", "id"),
+    Index(None, "project", "agent", "session", "seq"),
     Index(
         "responses_in_progress",
         "seq",
@@ -316,8 +317,16 @@ timings = Table(
     Column("readiness_ms", Float, nullable=False),
     Column("response_ms", Float, nullable=False),
     Column("response_begin_ms", Float, nullable=False),
+    Column("last_byte_ms", Float, nullable=False),
+    _text("subject", nullable=True),
     Index(None, "project", "agent", "began_at"),
-    Index(None, "began_at"),
+    Index(
+        "timings_of_subjects",
+        "project",
+        "subject",
+        sqlite_where=text("subject IS NOT NULL"),
+        postgresql_where=text("subject IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cupola.agents import LATEST, Agent, AgentVersion, VersionRule, latest_of
+from cupola.agents import FOLLOW, LATEST, STAY, Agent, AgentVersion, VersionRule, latest_of
 from cupola.errors import BadRequest
 from cupola.secrecy import brief
 from cupola.web.body import read_model
@@ -105,6 +105,7 @@ def _with_endpoint(
     if "version_selector" not in patch:
         return replace(agent, endpoint=merged)
     rules = read_rules(merged)
+    _check_sessions(merged)
     _check_targets(agent, rules, versions)
     return replace(agent, endpoint=merged, rules=rules)
 
@@ -174,6 +175,16 @@ def read_rules(endpoint: Mapping[str, Any]) -> tuple[VersionRule, ...]:
     if found and total != 100:
         raise BadRequest(f"The traffic percentages add up to {total}; they must add up to 100.", param=_RULES)
     return found
+
+
+def _check_sessions(endpoint: Mapping[str, Any]) -> None:
+    """`sessions`, beside the wire: whether sessions go along when traffic leaves their version."""
+    wanted = (endpoint.get("version_selector") or {}).get("sessions", STAY)
+    if wanted not in (STAY, FOLLOW):
+        raise BadRequest(
+            f"'version_selector.sessions' is {brief(wanted)}; it must be '{STAY}' or '{FOLLOW}'.",
+            param=f"{_ENDPOINT}.version_selector.sessions",
+        )
 
 
 def _read_rule(rule: object, param: str) -> VersionRule:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cupola import errors
 from cupola.ids import new_request_id
+from cupola.sessions import is_session_id
 
 log = structlog.get_logger()
 
@@ -96,8 +97,9 @@ def envelope_of(status: int, code: str, message: str, request_id: str) -> dict[s
 
 
 class ErrorEdge:
-    """Gives every request its id, and every error its HTTP form.
+    """Gives every request its id, every reply the headers that name request and session, and every error its HTTP form.
 
+    The session is what a handler has left in `cupola.session_id`, or an error names; else the one in the path.
     A failure after the reply has begun can only end the connection; it is logged. A WebSocket that is not accepted
     yet gets the same replies, by ASGI's extension for them; one that is open is closed with 1011.
     """
@@ -116,14 +118,14 @@ class ErrorEdge:
 
         async def tagged(message: Message) -> None:
             nonlocal begun
-            if message["type"] in _BEGINNINGS:
+            if message["type"] in BEGINNINGS:
                 begun = True
                 encoded = request_id.encode("latin-1")
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", encoded),
-                    (b"apim-request-id", encoded),
-                ]
+                headers = [*message.get("headers", ()), (b"x-request-id", encoded), (b"apim-request-id", encoded)]
+                session = scope.get("cupola.session_id") or _session_in_path(scope)
+                if session is not None:
+                    headers.append((b"x-agent-session-id", session.encode()))
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -149,7 +151,8 @@ class ErrorEdge:
             await _send_error(hidden, scope, request_id, tagged)
 
 
-_BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+"""Messages that hold the head of a reply."""
 _DENIAL = "websocket.http.response"
 """ASGI's extension by which a WebSocket is refused with a reply of HTTP."""
 
@@ -172,6 +175,11 @@ async def _break_off(scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         with contextlib.suppress(OSError, RuntimeError):  # the caller has left, or it is closed already
             await send({"type": "websocket.close", "code": 1011, "reason": "Cupola failed; its log says why."})
+
+
+def _session_in_path(scope: Scope) -> str | None:
+    named = scope.get("path_params", {}).get("session")
+    return named if isinstance(named, str) and is_session_id(named) else None
 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
@@ -227,7 +235,6 @@ async def _send_error(error: errors.CupolaError, scope: Scope, request_id: str, 
         headers["etag"] = error.etag
     if isinstance(error, errors.RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
-    session = scope.get("cupola.session_id") or error.extra.get("agent_session_id")
-    if session is not None:
-        headers["x-agent-session-id"] = session
+    if scope.get("cupola.session_id") is None:
+        scope["cupola.session_id"] = error.extra.get("agent_session_id")
     await refuse(scope, send, status, headers.raw, orjson.dumps(envelope(error, request_id)))

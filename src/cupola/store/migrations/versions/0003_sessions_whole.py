@@ -58,12 +58,21 @@ def upgrade() -> None:
         sa.Column("readiness_ms", sa.Float(), nullable=False),
         sa.Column("response_ms", sa.Float(), nullable=False),
         sa.Column("response_begin_ms", sa.Float(), nullable=False),
+        sa.Column("last_byte_ms", sa.Float(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_timings")),
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_timings_began_at"), "timings", ["began_at"], unique=False)
     op.create_index(
         op.f("ix_timings_project_agent_began_at"), "timings", ["project", "agent", "began_at"], unique=False
+    )
+    op.create_index(
+        "timings_of_subjects",
+        "timings",
+        ["project", "subject"],
+        unique=False,
+        sqlite_where=sa.text("subject IS NOT NULL"),
+        postgresql_where=sa.text("subject IS NOT NULL"),
     )
     op.create_table(
         "snapshots",
@@ -87,6 +96,12 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_snapshots_project_agent_session"), "snapshots", ["project", "agent", "session"], unique=False
     )
+    op.create_index(
+        op.f("ix_responses_project_agent_session_seq"),
+        "responses",
+        ["project", "agent", "session", "seq"],
+        unique=False,
+    )
     for column in ("used_seconds", "used_cpu_seconds"):
         op.add_column("sessions", sa.Column(column, sa.Float(), nullable=False, server_default="0"))
     op.add_column("versions", sa.Column("warm_pool", sa.Integer(), nullable=True))
@@ -105,5 +120,6 @@ def downgrade() -> None:
     with op.batch_alter_table("sessions") as sessions:
         sessions.drop_column("used_cpu_seconds")
         sessions.drop_column("used_seconds")
+    op.drop_index(op.f("ix_responses_project_agent_session_seq"), "responses")
     for table in ("snapshots", "timings", "runs"):
         op.drop_table(table)
