@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.forking import forking_goals
 from benchmarks.gateway import proxy_core_goals
 from benchmarks.platform_cases import platform_goals
 from benchmarks.report import Goal, print_table, write_results
@@ -37,6 +38,7 @@ def main() -> None:
 def _all(scratch: Path, *, core_only: bool) -> Iterator[Goal]:
     if not core_only:
         yield from platform_goals(scratch)
+        yield from forking_goals(scratch)
     yield from proxy_core_goals(scratch)
     if not core_only:
         yield from store_goals(scratch)

@@ -28,7 +28,7 @@ engine_answers() {
 }
 
 ensure_engine() {
-    install_missing make=make bwrap=bubblewrap mmdebstrap=mmdebstrap docker=docker.io iptables=iptables
+    install_missing make=make bwrap=bubblewrap mmdebstrap=mmdebstrap docker=docker.io iptables=iptables ip=iproute2
     if engine_answers; then
         echo "A container engine answers already"
         return

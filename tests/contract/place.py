@@ -190,5 +190,8 @@ PLACES = [
     "process",
     "process-bare",
     "process-meagre",
+    "process-forked",
+    "process-bare-forked",
+    "process-meagre-forked",
     pytest.param("docker", marks=pytest.mark.engine),
 ]

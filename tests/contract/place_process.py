@@ -10,8 +10,17 @@ from pathlib import Path
 from uuid import uuid4
 
 from cupola.drivers.base import LABEL_INSTALLATION, LABEL_SANDBOX, CodeSource, Driver, SandboxSpec, Source
+from cupola.drivers.fork_server import FORK
 from cupola.drivers.process import ProcessDriver
 from tests.contract.place import MIB, SCRIPTS, Agent
+
+FORKED = "forked"
+
+SERVE_AND_SAY_SO = """
+    told = []
+    server.service_actions = lambda: told or told.append(print("listening", flush=True))
+    server.serve_forever()
+"""
 
 
 @dataclass(slots=True)
@@ -26,6 +35,10 @@ class Processes:
     name: str = "process"
     opened: list[Driver] = field(default_factory=list)
 
+    @property
+    def forks(self) -> bool:
+        return self.variant.endswith(FORKED)
+
     async def restart(self) -> Driver:
         driver = make_driver(self.root, self.installation, self.variant)
         self.opened.append(driver)
@@ -34,7 +47,7 @@ class Processes:
     def source(self, agent: Agent) -> Source:
         directory = self.root / "code" / agent
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "main.py").write_text(SCRIPTS[agent])
+        (directory / "main.py").write_text(in_main_thread(SCRIPTS[agent]) if self.forks else SCRIPTS[agent])
         return CodeSource(directory, (), (sys._base_executable, "-s", "main.py"))  # type: ignore[attr-defined]  # absent from the stubs
 
     def spec(
@@ -52,7 +65,7 @@ class Processes:
         return SandboxSpec(
             sandbox_id=sandbox_id,
             source=source,
-            environment=environment or {},
+            environment={**(environment or {}), **({FORK: "1"} if self.forks else {})},
             cpu=1.0,
             memory=memory,
             home=home,
@@ -61,8 +74,16 @@ class Processes:
         )
 
 
+def in_main_thread(script: str) -> str:
+    """The agent as one that can be forked: it serves in its main thread, and asks for HOME when it needs it."""
+    script = script.replace("HOME / ", 'pathlib.Path(os.environ["HOME"]) / ')
+    script = script.replace('HOME = pathlib.Path(os.environ["HOME"])\n', "")
+    return script.replace("threading.Thread(target=server.serve_forever, daemon=True).start()", SERVE_AND_SAY_SO)
+
+
 def make_driver(root: Path, installation: str, variant: str) -> ProcessDriver:
-    """The driver as it is here; `bare` without a box, `meagre` also without control groups."""
+    """The driver as it is here; `bare` without a box, `meagre` also without control groups, `forked` from a parent."""
+    variant = variant.removesuffix(FORKED).rstrip("-")
     return ProcessDriver(
         root / "state",
         installation,

@@ -16,7 +16,8 @@ import pytest
 from cupola.drivers import bubblewrap, cgroups
 from cupola.drivers.base import CodeSource, Handle, ImageSource, Life, Step
 from cupola.drivers.cgroups import Hierarchy, Limits, choose, settings
-from cupola.drivers.process import PORTS, ProcessDriver
+from cupola.drivers.process import ProcessDriver
+from cupola.drivers.process_ports import PORTS
 from cupola.errors import DriverUnavailable, StartFailed
 from tests.contract.place import Agent, ask
 from tests.contract.place_process import Processes, open_place
@@ -270,7 +271,8 @@ SERVER = """
 import asyncio, json, signal, sys
 from pathlib import Path
 from cupola.drivers.base import LABEL_INSTALLATION, CodeSource, SandboxSpec
-from cupola.drivers.process import PORTS, ProcessDriver
+from cupola.drivers.process import ProcessDriver
+from cupola.drivers.process_ports import PORTS
 
 async def main(root, installation, *command):
     source = CodeSource(Path(root) / "code" / "echo", (), command)

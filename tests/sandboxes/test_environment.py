@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cupola.agents import AgentVersion, Definition
-from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment, session_variables
+from cupola.sandboxes.environment import PERSONAL, CallbackEndpoint, sandbox_environment, session_variables
 from cupola.sessions import Sandbox
 
 CALLBACKS = CallbackEndpoint("host.example", 9443, 9080)
@@ -24,7 +24,7 @@ def environment(
         replace(VERSION, definition=replace(VERSION.definition, environment=variables or {})),
         sandbox,
         callbacks,
-        identity_header="sbx-1.secret",
+        identity_header=f"{sandbox.id}.secret",
         agent_guid="guid",
         client_ids={"instance": "i", "blueprint": "b"},
     )
@@ -79,3 +79,10 @@ def test_ipv6_hosts_are_bracketed() -> None:
     found = environment(callbacks=CallbackEndpoint("fd00::1", 1, 2))
     assert found["FOUNDRY_PROJECT_ENDPOINT"] == "https://[fd00::1]:1/api/projects/demo"
     assert found["IDENTITY_ENDPOINT"] == "http://[fd00::1]:2/msi/token"
+
+
+def test_what_is_personal() -> None:
+    """Two sandboxes of a version differ in these variables and in no other: a parent of both may see the rest."""
+    other = replace(SANDBOX, id="sbx-2", session_id="t" * 63, session_guid="h" * 32, home="other", created_at=2.0)
+    mine, theirs = environment(), environment(sandbox=other)
+    assert {name for name in mine if mine[name] != theirs[name]} == PERSONAL

@@ -194,6 +194,7 @@ class MortalDriver(FakeDriver):
         await super().delete_home(home)
 
     async def copy_home(self, source: str, target: str) -> int:
+        self._require()
         if self.no_copies:
             raise DriverUnavailable("The engine does not answer.")
         return await super().copy_home(source, target)

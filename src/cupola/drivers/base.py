@@ -78,7 +78,8 @@ class SandboxSpec:
     `cpu` is in vCPUs, `memory` in bytes; both are limits, not wishes. `home` names a lasting home: the same name
     gives the same files in every later sandbox. `environment` is complete but for what only the driver can know:
     it adds `HOME`, `PORT` (and `DEFAULT_AD_PORT`, for the oldest adapters), `SSL_CERT_FILE` and
-    `REQUESTS_CA_BUNDLE` (the sandbox's view of `ca_bundle`).
+    `REQUESTS_CA_BUNDLE` (the sandbox's view of `ca_bundle`). `personal` are the variables whose values are this
+    sandbox's alone: what several sandboxes share (a prepared parent) must never see them.
     """
 
     sandbox_id: str
@@ -89,6 +90,7 @@ class SandboxSpec:
     home: str
     labels: Mapping[str, str]
     ca_bundle: Path
+    personal: frozenset[str] = frozenset()
 
 
 class Step(StrEnum):
@@ -102,7 +104,7 @@ class Step(StrEnum):
 class Handle:
     """The driver's own name for one sandbox; plain data, saved by the caller, good after a restart.
 
-    `address` is set from `Step.STARTED` on.
+    `address` is set from `Step.STARTED` on; `extra` is the driver's own but for `warning`.
     """
 
     driver: str
@@ -110,6 +112,11 @@ class Handle:
     step: Step
     address: Address | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def warning(self) -> str | None:
+        """What people should know about this start, which went well but not as they wished."""
+        return self.extra.get("warning")
 
     def to_json(self) -> dict[str, Any]:
         return {

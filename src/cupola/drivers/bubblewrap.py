@@ -62,8 +62,13 @@ class Box:
     ca_bundle: Path
 
 
-def wrap(bubblewrap: Path, box: Box, system: Sequence[str], command: Sequence[str]) -> list[str]:
-    """The argument vector that runs `command` in `box`. Order matters: what is mounted later lies on top."""
+def wrap(
+    bubblewrap: Path, box: Box, system: Sequence[str], command: Sequence[str], *, more: Sequence[str] = ()
+) -> list[str]:
+    """The argument vector that runs `command` in `box`. Order matters: what is mounted later lies on top.
+
+    `more` arguments come after all others.
+    """
     arguments = [str(bubblewrap), *system]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - it is the sandbox's own
     for path in box.readable:
@@ -72,6 +77,7 @@ def wrap(bubblewrap: Path, box: Box, system: Sequence[str], command: Sequence[st
     arguments += ["--bind", str(box.home), SANDBOX_HOME]
     arguments += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "sandbox"]
     arguments += ["--unshare-cgroup-try", "--new-session", "--cap-drop", "ALL"]
+    arguments += more
     return [*arguments, "--chdir", str(box.directory), "--", *command]
 
 

@@ -15,11 +15,15 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 WANTED = ("memory", "cpu", "pids")
+TICK = 0.01
+"""Seconds between tries to remove a group that the kernel still holds."""
+
 PERIOD = 100_000
 """Microseconds over which the cpu quota is counted: the kernel's default."""
 
@@ -202,6 +206,13 @@ def remove(paths: Iterable[Path]) -> bool:
         except OSError:
             gone = False
     return gone
+
+
+def remove_empty(paths: Sequence[Path], patience: float) -> None:
+    """Removes a group whose processes are ending; the kernel gets `patience` seconds to forget them."""
+    deadline = time.monotonic() + patience
+    while not remove(paths) and time.monotonic() < deadline:
+        time.sleep(TICK)
 
 
 def out_of_memory(paths: Iterable[Path]) -> bool:

@@ -17,24 +17,20 @@ listens on this machine, other sandboxes included. Images cannot run here at all
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from cupola.drivers import bubblewrap as bwrap
+import structlog
+
 from cupola.drivers import cgroups
 from cupola.drivers import process_tree as tree
 from cupola.drivers.base import (
     LABEL_INSTALLATION,
-    SANDBOX_HOME,
     Address,
     CallbackReach,
     CodeSource,
@@ -50,26 +46,27 @@ from cupola.drivers.base import (
     Source,
     Step,
 )
+from cupola.drivers.fork_parent import NotForked
+from cupola.drivers.fork_server import FORK, Parents, forking_asked
 from cupola.drivers.home_copy import Copying
 from cupola.drivers.host_files import HostFiles
 from cupola.drivers.process_files import Record, SandboxFiles, last_lines
+from cupola.drivers.process_launch import Launcher
 from cupola.drivers.process_output import Tail
+from cupola.drivers.process_ports import HOST, free_port
 from cupola.drivers.process_surroundings import Surroundings, look_around
 from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
 
-HOST = "127.0.0.1"
-
-TICK = 0.01
-"""Seconds between looks at a process that was told to end."""
+log = structlog.get_logger()
 
 LOOKS_AT_OUTPUT = (0.05, 1.0)
 """Seconds between looks at the output of a process: while it talks, and at most, while it is silent."""
 LOOKS_AT_SILENT_PROCESS = 5
 """Of so many looks at its output, one asks whether a silent process still runs."""
 
-PORTS = range(20_000, 32_768)
-"""Where sandboxes listen: well above what services use, below what Linux (32768) and macOS (49152) give by chance."""
+RETIRING = 10.0
+"""Seconds between looks for prepared parents that are not needed any more."""
 
 KILL_PATIENCE = 10.0
 """Seconds that the kernel gets to remove killed processes; more only passes when a disk hangs."""
@@ -97,6 +94,8 @@ class ProcessDriver:
         self._bubblewrap = bubblewrap
         self._groups = groups
         self._surroundings: Surroundings | None = None
+        self._parents = Parents(self._files, installation)
+        self._retiring: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
         self._reserving = asyncio.Lock()
         self._copying = Copying()
@@ -142,6 +141,8 @@ class ProcessDriver:
             record = await finished(asyncio.to_thread(self._spawn, spec, spec.source, record, surroundings))
         except OSError as error:
             raise StartFailed(f"The agent's process could not be started: {error}.", phase="start") from error
+        if record.parent is not None and self._retiring is None:
+            self._retiring = asyncio.create_task(self._retire_parents())
         yield self._handle(record)
 
     async def poll(self, handle: Handle) -> Observation:
@@ -156,7 +157,7 @@ class ProcessDriver:
             return
         if record.process is not None:
             await self._ask_to_end(record, grace)
-        await asyncio.to_thread(self._kill, record)
+        await asyncio.to_thread(tree.end_all, record, KILL_PATIENCE)
 
     async def stop(self, handle: Handle, grace: float) -> None:
         record = await asyncio.to_thread(self._read_found, handle.reference)
@@ -228,8 +229,12 @@ class ProcessDriver:
         return await self._copying.copy(self._files.home(source), self._files.home(target))
 
     async def aclose(self) -> None:
-        """Only threads are held: what a driver knows stands in files."""
+        """Lets go of prepared parents and of threads; all else that a driver knows stands in files."""
         self._copying.close()
+        if self._retiring is not None:
+            self._retiring.cancel()
+            await asyncio.wait([self._retiring])
+        await asyncio.to_thread(self._parents.close)
 
     # What is known of sandboxes
 
@@ -257,7 +262,7 @@ class ProcessDriver:
             record.sandbox_id,
             Step.STARTED,
             Address(HOST, record.port),
-            {"process": record.process},
+            {"process": record.process} | ({} if record.warning is None else {"warning": record.warning}),
         )
 
     # Starting
@@ -268,6 +273,7 @@ class ProcessDriver:
                 "Child processes as sandboxes need Linux or macOS; on Windows run Cupola in WSL, or use Docker Desktop."
             )
         self._files.make_directories()
+        self._parents.tidy()
         return look_around(self._bubblewrap, self._groups)
 
     def _reserve(self, spec: SandboxSpec, surroundings: Surroundings) -> Record:
@@ -276,7 +282,7 @@ class ProcessDriver:
         record = Record(
             sandbox_id=spec.sandbox_id,
             labels=dict(spec.labels),
-            port=_free_port(taken),
+            port=free_port(taken),
             boxed=surroundings.bubblewrap is not None,
             groups=tuple(map(str, surroundings.cgroups.paths(f"cupola-{self._installation}-{spec.sandbox_id}"))),
         )
@@ -286,58 +292,24 @@ class ProcessDriver:
 
     def _spawn(self, spec: SandboxSpec, source: CodeSource, record: Record, surroundings: Surroundings) -> Record:
         """Starts the process and writes it down in one go, so that no cancellation comes between."""
-        surroundings.cgroups.create(
-            f"cupola-{self._installation}-{spec.sandbox_id}", cgroups.Limits(spec.memory, spec.cpu)
-        )
-        command = [*source.command]
-        if surroundings.bubblewrap is not None:
-            box = bwrap.Box(
-                readable=self._readable(source),
-                directory=source.directory,
-                home=self._files.home(spec.home),
-                ca_bundle=spec.ca_bundle,
-            )
-            command = bwrap.wrap(surroundings.bubblewrap, box, surroundings.system, command)
-        prologue = cgroups.joining(record.group_paths)
-        if "memory" not in surroundings.limits:
-            prologue += f"ulimit -d {spec.memory // 1024} 2>/dev/null || :\n"
-        with self._files.output(spec.sandbox_id).open("ab") as output:
-            pid = tree.begin(
-                ["/bin/sh", "-c", f'{prologue}exec "$@"', "sh", *command],
-                environment=self._environment(spec, source, record),
-                directory=source.directory,
-                output=output,
-            )
-        record = replace(record, process=tree.identity(pid))
+        launcher = Launcher(self._installation, self._files.root, surroundings)
+        launcher.make_group(record, spec)
+        if forking_asked(spec):
+            try:
+                return self._parents.fork(launcher, spec, source, record)
+            except NotForked as error:
+                log.warning("started without forking", sandbox=spec.sandbox_id, reason=str(error))
+                tree.end_all(record, KILL_PATIENCE)
+                record = replace(record, warning=f"{FORK} is set, but this agent is started anew each time: {error}.")
+        record = replace(record, process=launcher.begin(spec, source, record, self._files))
         self._files.write(record)
         return record
 
-    def _readable(self, source: CodeSource) -> tuple[Path, ...]:
-        private = (self._files.root, Path.home())
-        shown = (*bwrap.interpreter_paths(source.command, private), source.directory, *source.import_path)
-        return tuple(dict.fromkeys(path for path in shown if path.exists()))
-
-    def _environment(self, spec: SandboxSpec, source: CodeSource, record: Record) -> dict[str, str]:
-        program = Path(source.command[0])
-        search = ["/usr/local/bin", "/usr/bin", "/bin"]
-        if program.is_absolute():
-            search.insert(0, str(program.parent))
-        imports = [*map(str, source.import_path), *filter(None, [spec.environment.get("PYTHONPATH")])]
-        ca_bundle = bwrap.CA_BUNDLE if record.boxed else str(spec.ca_bundle)
-        return {
-            "LANG": "C.UTF-8",
-            "PATH": ":".join(search),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **spec.environment,
-            **({"PYTHONPATH": ":".join(imports)} if imports else {}),
-            "HOME": SANDBOX_HOME if record.boxed else str(self._files.home(spec.home)),
-            "PORT": str(record.port),
-            "DEFAULT_AD_PORT": str(record.port),
-            "SSL_CERT_FILE": ca_bundle,
-            "REQUESTS_CA_BUNDLE": ca_bundle,
-            tree.MARK: spec.sandbox_id,
-        }
+    async def _retire_parents(self) -> None:
+        """Ends parents of deleted versions, and those that are not used, until none is left."""
+        while await asyncio.to_thread(self._parents.retire):  # noqa: ASYNC110 - others change what is looked at
+            await asyncio.sleep(RETIRING)
+        self._retiring = None
 
     # Looking and stopping
 
@@ -353,6 +325,8 @@ class ProcessDriver:
             alive, exit_code = tree.look_at(record)
             if alive:
                 return Observation(Life.RUNNING)
+            if record.parent is not None:
+                exit_code = self._files.read_ending(sandbox_id)
             record = self._write_end(record, exit_code)
         return Observation(Life.EXITED, record.exit_code, record.out_of_memory)
 
@@ -369,21 +343,15 @@ class ProcessDriver:
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and self._observe(record.sandbox_id).life is Life.RUNNING:
             told = told or tree.tell(record)
-            await asyncio.sleep(TICK)
-
-    def _kill(self, record: Record) -> None:
-        """Ends every process of the sandbox."""
-        deadline = time.monotonic() + KILL_PATIENCE
-        while tree.kill_all(record) and time.monotonic() < deadline:
-            time.sleep(TICK)
+            await asyncio.sleep(tree.TICK)
 
     def _undo(self, record: Record) -> None:
         """Ends every process of the sandbox and removes what was made for it; the home stays."""
-        self._kill(record)
-        deadline = time.monotonic() + KILL_PATIENCE
-        while not cgroups.remove(record.group_paths) and time.monotonic() < deadline:
-            time.sleep(TICK)
+        tree.end_all(record, KILL_PATIENCE)
+        cgroups.remove_empty(record.group_paths, KILL_PATIENCE)
         self._files.remove(record.sandbox_id)
+        if record.parent is not None:
+            self._parents.tidy()
 
 
 def _needs_an_engine(source: ImageSource) -> StartFailed:
@@ -394,26 +362,3 @@ def _needs_an_engine(source: ImageSource) -> StartFailed:
         phase="validate",
         code="ImageError",
     )
-
-
-def _free_port(taken: set[int]) -> int:
-    """A TCP port that nobody listens on; one that a sleeping sandbox was promised is not given again.
-
-    It lies below those that the kernel gives to whoever asks for any: between this look and the agent's bind, nobody
-    on this machine gets it by chance.
-    """
-    first = secrets.randbelow(len(PORTS))
-    for port in chain(PORTS[first:], PORTS[:first]):
-        if port not in taken and _is_free(port):
-            return port
-    raise OSError(errno.EADDRINUSE, f"no TCP port from {PORTS.start} to {PORTS.stop - 1} is free on {HOST}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

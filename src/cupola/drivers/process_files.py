@@ -24,7 +24,10 @@ LONGEST_TAIL = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The file about one sandbox. `process` is `pid:start time`, which no later process can have again."""
+    """The file about one sandbox. `process` is `pid:start time`, which no later process can have again.
+
+    `parent` is the prepared parent that it was forked from, `warning` what people should know about the start.
+    """
 
     sandbox_id: str
     labels: Mapping[str, str]
@@ -35,6 +38,8 @@ class Record:
     ended: bool = False
     exit_code: int | None = None
     out_of_memory: bool = False
+    parent: str | None = None
+    warning: str | None = None
 
     @property
     def pid(self) -> int:
@@ -105,11 +110,23 @@ class SandboxFiles:
             if self.file(record.sandbox_id).exists():
                 self.write(record)
 
+    def ending(self, sandbox_id: str) -> Path:
+        """Where the main process of a forked sandbox, which is no child of ours, notes the agent's exit code."""
+        return self.root / "sandboxes" / f"{_plain(sandbox_id)}.ending"
+
+    def read_ending(self, sandbox_id: str) -> int | None:
+        """What it noted; None when it was killed before."""
+        try:
+            return int(self.ending(sandbox_id).read_bytes() or b"none")
+        except (FileNotFoundError, ValueError):
+            return None
+
     def remove(self, sandbox_id: str) -> None:
         """Removes a sandbox's output and record, if there are any; the home stays."""
         self.output(sandbox_id).unlink(missing_ok=True)
         with self._filing:
             self.file(sandbox_id).unlink(missing_ok=True)
+            self.ending(sandbox_id).unlink(missing_ok=True)
 
     def known(self) -> Sequence[str]:
         """The ids of all sandboxes that have a record."""
@@ -118,6 +135,10 @@ class SandboxFiles:
     def make_home(self, home: str) -> None:
         """Makes a session's home, unless it is there."""
         self.home(home).mkdir(mode=0o700, exist_ok=True)
+
+    def all(self) -> Sequence[Record]:
+        """The records of all sandboxes."""
+        return [record for record in map(self.read, self.known()) if record is not None]
 
     def remove_home(self, home: str) -> None:
         """Removes a session's files, if there are any."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -24,7 +25,18 @@ MARK = "CUPOLA_SANDBOX_ID"
 """The variable by which the processes of a sandbox are found when nobody wrote down their ids."""
 
 
-def begin(command: Sequence[str], *, environment: Mapping[str, str], directory: Path, output: IO[bytes]) -> int:
+TICK = 0.01
+"""Seconds between looks at processes that were told to end."""
+
+
+def begin(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    output: IO[bytes],
+    pass_fds: Sequence[int] = (),
+) -> int:
     """Starts the main process, in a process session of its own, and returns its id."""
     process = subprocess.Popen(
         command,
@@ -34,6 +46,7 @@ def begin(command: Sequence[str], *, environment: Mapping[str, str], directory: 
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     process.returncode = 0  # we wait by the process id; Popen would complain of a process that outlives it
     return process.pid
@@ -77,10 +90,14 @@ def look_at(record: Record) -> tuple[bool, int | None]:
 
 
 def tell(record: Record) -> bool:
-    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes none on."""
+    """SIGTERM to the agent. In a box that is the first child of the box's init: bubblewrap passes none on.
+
+    Of a forked sandbox the main process only waits for the agent, or for the init of its box.
+    """
+    between = 2 if record.boxed else 0 if record.parent is None else 1
     try:
         process = psutil.Process(record.pid)
-        for _ in range(2 if record.boxed else 0):
+        for _ in range(between):
             children = process.children()
             if not children:
                 return False
@@ -127,10 +144,18 @@ def kill_all(record: Record) -> bool:
             process.kill()
     if record.process is not None:
         alive = look_at(record)[0]
-    return alive or any(map(_is_alive, processes))
+    return alive or any(map(is_alive, processes))
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def end_all(record: Record, patience: float) -> None:
+    """Kills everything of the sandbox and waits until it is gone, `patience` seconds at most."""
+    deadline = time.monotonic() + patience
+    while kill_all(record) and time.monotonic() < deadline:
+        time.sleep(TICK)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie does not."""
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -15,6 +15,9 @@ from cupola.sessions import Sandbox
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ENDPOINT_NAMES = ("AZURE_AI_PROJECT_ENDPOINT", "PROJECT_ENDPOINT", "AZURE_AI_PROJECTS_ENDPOINT")
 
+PERSONAL = frozenset({"FOUNDRY_AGENT_SESSION_ID", "FOUNDRY_AGENT_SESSION_GUID", "IDENTITY_HEADER"})
+"""Of the variables below, those in which sandboxes of one version differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallbackEndpoint:

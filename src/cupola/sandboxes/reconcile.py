@@ -131,6 +131,8 @@ class Versions:
         row = self._starter.new_row(version, place, None, new_session_id())
         await self._store.write(lambda conn: sandbox_rows.put_sandbox(conn, row))
         live = await self._starter.start(row, agent, version, place, prepared.source, None, on_phase)
+        if live.handle.warning is not None:
+            current = replace(current, warnings=(*current.warnings, live.handle.warning))
         live.version = replace(current.to_active(), binds_late=live.binds_late)
         return live, live.version
 

@@ -25,7 +25,7 @@ from cupola.identity import identity_of
 from cupola.ids import new_guid_hex, new_sandbox_id
 from cupola.runs import StartType
 from cupola.sandboxes import evidence
-from cupola.sandboxes.environment import CallbackEndpoint, sandbox_environment
+from cupola.sandboxes.environment import PERSONAL, CallbackEndpoint, sandbox_environment
 from cupola.sandboxes.generation import learn_adapter
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.probe import probe_until_ready
@@ -274,6 +274,7 @@ class Starter:
             home=row.home,
             labels=labels,
             ca_bundle=self._ca_bundle,
+            personal=PERSONAL,
         )
 
     async def _probe(self, handle: Handle, version: AgentVersion, place: Place) -> None:
