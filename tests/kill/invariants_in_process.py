@@ -75,7 +75,7 @@ class InvariantsInProcess(Invariants):
         )
 
     async def is_starting(self, session: Session) -> bool:
-        return self._platform.platform.sandboxes.is_at_work_on(("demo", session.agent, session.id))
+        return self._platform.platform.sandboxes.runs(("demo", session.agent, session.id))
 
     async def files_of(self, session: Session) -> set[str]:
         key = ("demo", session.agent, session.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import orjson
 
 from cupola.drivers.base import LABEL_INSTALLATION, LABEL_SANDBOX, ImageSource, SandboxSpec
 from cupola.drivers.fake import Behaviour, FakeDriver, FakeSandbox, Moment, Reply, Request
-from cupola.sessions import SessionStatus
+from cupola.sessions import Observed, SessionStatus
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
 from tests.support.agents import ECHO, echo, response_body, slow
@@ -105,6 +106,21 @@ async def test_a_session_that_was_being_started_sleeps(tmp_path: Path) -> None:
         assert session.status(platform.clock.now) is SessionStatus.IDLE
         assert session.home in platform.place.homes
         assert (await platform.hear(agent_session_id="s"))["agent_session_id"] == "s"
+
+
+async def test_a_session_that_was_made_and_never_started_sleeps(platform: PlatformUnderTest) -> None:
+    """Killed between the 201 and the start: it is there, and does not say for ever that it is being created."""
+    await platform.create_version()
+    await platform.hear(agent_session_id="s")
+    known = await platform.store.read(lambda conn: session_rows.get_session(conn, "demo", "a1", "s"))
+    assert known is not None
+    made = replace(known, id="new", guid="g", home="h", stopped_at=None, observed=Observed.NONE)
+    await platform.store.write(lambda conn: session_rows.put_session(conn, made))
+    await platform.restart()
+    session = await platform.store.read(lambda conn: session_rows.get_session(conn, "demo", "a1", "new"))
+    assert session is not None
+    assert session.status(platform.clock.now) is SessionStatus.IDLE
+    assert (await platform.hear(agent_session_id="new"))["agent_session_id"] == "new"
 
 
 async def test_a_response_that_was_running_has_failed(tmp_path: Path) -> None:

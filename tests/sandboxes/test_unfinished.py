@@ -57,7 +57,7 @@ async def test_a_new_session_without_an_engine_has_failed_and_says_why(platform:
     shown = (await platform.call("GET", f"{SESSIONS}/s")).json()
     assert (shown["status"], shown["error"]["code"]) == ("failed", "driver_unavailable")
     platform.driver.away = False
-    await wait_until(lambda: not platform.platform.sandboxes.is_at_work_on(("demo", "a1", "s")))
+    await wait_until(lambda: not platform.platform.sandboxes.runs(("demo", "a1", "s")))
     assert (await platform.hear(agent_session_id="s"))["agent_session_id"] == "s"
 
 

@@ -153,13 +153,15 @@ class FakeSandbox:
 
     async def start(self) -> Address:
         """Listens, and plays what the behaviour says happens at once."""
-        server = await self._listen()
-        port: int = server.sockets[0].getsockname()[1]
+        server, port = await self._listen()
         self.address = Address("127.0.0.1", port)
         if self.behaviour.wrong_port:
             await self._listen()
         if self.behaviour.wrong_port or self.behaviour.local_only:
             server.close()
+        if self._ended.is_set():  # killed while it began to listen
+            server.close()
+            return self.address
         self.observation = Observation(Life.RUNNING)
         for line in self.behaviour.output:
             self.print(line)
@@ -169,13 +171,14 @@ class FakeSandbox:
             self.exit(self.behaviour.exit_code)
         return self.address
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> tuple[asyncio.Server, int]:
         # Nothing here can be cancelled before the server is one of those that `aclose` closes.
         bound = socket.create_server(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
         server = await asyncio.start_server(self._serve, sock=bound, start_serving=False)
         self._servers.append(server)
         await server.start_serving()
-        return server
+        return server, port
 
     def print(self, text: str, stream: Stream = Stream.STDOUT) -> None:
         """Writes a line of output."""

@@ -437,10 +437,6 @@ class Sandboxes:
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
         await self._starter.witness.forget_session(session.key)
 
-    def is_at_work_on(self, key: SessionKey) -> bool:
-        """Whether the session has a sandbox here, or is getting or losing one now."""
-        return self.live.of_session(key) is not None or self.is_changing(key)
-
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""
         changing = (self._starting, self._stopping, self._deleting)

@@ -91,7 +91,7 @@ class Unfinished:
             if not self._sandboxes.is_changing(session.key) and self._is_left("deletion", *session.key):
                 log.info("going on with a deletion", session=session.id)
                 await self._sandboxes.delete_session(session)
-        elif self._sandboxes.is_at_work_on(session.key) or not looks_awake(session):
+        elif self._sandboxes.runs(session.key) or not looks_awake(session):
             return
         elif self._is_left("session", *session.key):
             log.info("a session that nobody starts sleeps", session=session.id)
@@ -101,7 +101,7 @@ class Unfinished:
         key = (response.project, response.agent, response.session or "")
         live = self._sandboxes.live_of(key)
         if live is None:
-            if not self._sandboxes.is_at_work_on(key) and self._is_left("response", response.project, response.id):
+            if not self._sandboxes.runs(key) and self._is_left("response", response.project, response.id):
                 await self._lost.end(response, _ENDED)
         elif response.id in live.background or live.open_requests:
             return
