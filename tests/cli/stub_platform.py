@@ -61,7 +61,8 @@ _OWN = "/cupola/projects/{}/agents/greeter/stats?since={}"
 
 BUNDLE = "the bytes of a bundle"
 _SESSIONS = "/cupola/projects/demo/agents/greeter/sessions/{}/bundle"
-_ENDPOINT = "/api/projects/demo/agents/{}/endpoint/"
+_ECHO = "/api/projects/demo/agents/echo/endpoint/"
+"""An agent that begins any session and has one answer."""
 _RESPONSE = {
     "id": "new_1",
     "status": "completed",
@@ -133,10 +134,8 @@ def _platform(path: str, headers: dict[str, str]) -> tuple[int, object]:
         return 200, {"requests": 0, "errors": 0, "starts": [], "protocols": []}
     if path == _SESSIONS.format("s1"):
         return 200, BUNDLE.encode()
-    if path.startswith(_ENDPOINT.format("greeter")):
+    if path.startswith(_ECHO):
         return (201, {"agent_session_id": "new"}) if "/sessions" in path else (200, _RESPONSE)
-    if path.startswith(_ENDPOINT.format("nobody")):
-        return 404, {"error": {"code": "not_found", "message": "No such agent.", "param": "agent_name"}}
     return 404, {"error": {"code": "not_found", "message": f"There is no {path}."}}
 
 

@@ -23,8 +23,8 @@ FAILURE = {
 }
 
 
-def refusal(status: int, code: str, message: str) -> Reply:
-    return status, {"error": {"code": code, "message": message}}
+def refusal(status: int, code: str, message: str, param: str | None = None) -> Reply:
+    return status, {"error": {"code": code, "message": message, "param": param}}
 
 
 class StubSessions:
@@ -47,7 +47,7 @@ class StubSessions:
         if rest == ["sessions:stop"]:
             return 200, self._stop_all(body["agent"])
         if rest[:2] != ["agents", "greeter"]:
-            return refusal(404, "not_found", f"Agent '{rest[1]}' does not exist.")
+            return refusal(404, "not_found", f"Agent '{rest[1]}' does not exist.", "agent_name")
         rest = rest[3:] if root == "api" else rest[2:]
         if rest == ["sessions"]:
             return 200, self._page(list(self.sessions.values()), "agent_session_id", parse_qs(split.query))

@@ -40,11 +40,11 @@ def test_what_cannot_be_written_leaves_nothing(cupola: Command, tmp_path: Path) 
 def test_a_replay_shows_old_against_new(cupola: Command, tmp_path: Path) -> None:
     """Exit code 0: all ended as before, though one says something else."""
     turns = [recorded(1, "one", "hello"), recorded(2, "two", "hello\nyou")]
-    path = write(tmp_path / "b.zip", turns, protocols=["invocations", "invocations"])
+    path = write(tmp_path / "b.zip", turns, agent="echo", protocols=["invocations", "invocations"])
     replayed = cupola("replay", str(path))
     assert replayed.returncode == 0, replayed.stderr
     assert replayed.stdout == (
-        "Session s1 of greeter:3 again, as session new of greeter:3.\n\n"
+        "Session s1 of echo:3 again, as session new of echo:3.\n\n"
         "  1  completed → completed  same text  10 ms → 12 ms (warm)\n"
         "  2  completed → completed  other text  20 ms → 12 ms (warm)\n"
         "     - you\n"
@@ -56,7 +56,7 @@ def test_a_replay_shows_old_against_new(cupola: Command, tmp_path: Path) -> None
 @pytest.mark.usefixtures("platform")
 def test_another_status_is_exit_code_1(cupola: Command, tmp_path: Path) -> None:
     """For scripts, which read the rest as JSON."""
-    path = write(tmp_path / "b.zip", [recorded(1, "one", "hello", status="failed")])
+    path = write(tmp_path / "b.zip", [recorded(1, "one", "hello", status="failed")], agent="echo")
     replayed = cupola("replay", str(path), "--output", "json")
     assert replayed.returncode == 1, replayed.stderr
     shown = json.loads(replayed.stdout)

@@ -51,4 +51,4 @@ def test_an_unknown_agent_is_refused(cupola: Command) -> None:
     """With the platform's sentence and its exit code."""
     refused = cupola("stats", "nobody")
     assert refused.returncode == 5
-    assert "There is no" in refused.stderr
+    assert "does not exist" in refused.stderr
