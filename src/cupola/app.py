@@ -199,7 +199,7 @@ class Platform:
         self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
         self.socket_limits = sockets or SocketLimits()
         self._sockets = WebSockets(
-            self._resolver, self._carrier, self.sandboxes, self.socket_limits, clock, clock.ticks
+            self._resolver, self._carrier, self.sandboxes.stops, self.socket_limits, clock, clock.ticks
         )
         self.routes = routes.client_routes(self._handlers())
         inner = ClientAuth(ForUsers(_router(self.routes), self._users), callers, routes.OPEN)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from cupola.agents import Failure
-from cupola.errors import BadRequest
+from cupola.errors import BadRequest, Forbidden
 
 LIFETIME = 30 * 24 * 3600
 """Seconds after the last access at which a session expires with its files (control-plane.md §3)."""
@@ -213,5 +213,15 @@ def check_session_id(session_id: str) -> None:
     if not is_session_id(session_id):
         raise BadRequest(
             f"The session id must be 1 to {MAX_SESSION_ID} ASCII letters, digits, hyphens and underscores.",
+            param="agent_session_id",
+        )
+
+
+def check_owner(session: Session, caller: str) -> None:
+    """Raises Forbidden for a session of another caller."""
+    if session.caller != caller:
+        raise Forbidden(
+            f"Session '{session.id}' belongs to another caller.",
+            code="session_not_accessible",
             param="agent_session_id",
         )

@@ -206,7 +206,7 @@ async def test_polling_wakes_a_session(platform: PlatformUnderTest) -> None:
     begun = await platform.call("POST", f"{BASE}?agent_session_id=s1", {})
     live = platform.platform.sandboxes.live_of(("demo", "a1", "s1"))
     assert live is not None
-    await platform.platform.sandboxes.stop(live, "idle")
+    await platform.platform.sandboxes.stops.stop(live, "idle")
     polled = await platform.call("GET", f"{BASE}/{begun.headers['x-agent-invocation-id']}")
     assert (polled.status, polled.headers["x-agent-session-id"]) == (200, "s1")
     assert platform.place.starts["s1"] == 2

@@ -508,7 +508,7 @@ async def test_a_sleeping_session_is_resumed(tmp_path: Path) -> None:
             pass
         live = platform.platform.sandboxes.live_of(("demo", "a1", "s1"))
         assert live is not None
-        await platform.platform.sandboxes.stop(live, "idle")
+        await platform.platform.sandboxes.stops.stop(live, "idle")
         async with net.connect("agent_session_id=s1") as socket:
             await socket.send("x")
             assert await socket.recv() == "x"

@@ -98,7 +98,7 @@ async def test_concurrent_stops_are_one(platform: PlatformUnderTest) -> None:
     await platform.create_version()
     await platform.hear(agent_session_id="s")
     (live,) = [live for live in platform.platform.sandboxes.live if live.row.session_id == "s"]
-    await asyncio.gather(*(platform.platform.sandboxes.stop(live, "test") for _ in range(5)))
+    await asyncio.gather(*(platform.platform.sandboxes.stops.stop(live, "test") for _ in range(5)))
     assert platform.place.stops["s"] == 1
     assert await session_status(platform, "s") is SessionStatus.IDLE
 
@@ -115,7 +115,7 @@ async def test_a_request_during_the_stop_waits_and_starts_anew(tmp_path: Path) -
         def sandboxes_of_s() -> int:
             return sum(one.spec.labels["cupola.session"] == "s" for one in platform.place.sandboxes.values())
 
-        stopping = asyncio.create_task(platform.platform.sandboxes.stop(live, "test"))
+        stopping = asyncio.create_task(platform.platform.sandboxes.stops.stop(live, "test"))
         asking = asyncio.create_task(platform.ask(agent_session_id="s"))
         while not asking.done():
             most = max(most, sandboxes_of_s())

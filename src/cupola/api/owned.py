@@ -7,9 +7,8 @@ from starlette.requests import Request
 from cupola.agents import Agent, no_agent
 from cupola.errors import Forbidden, NotFound
 from cupola.identity import Caller, Role
-from cupola.sandboxes.ready import check_owner
 from cupola.secrecy import brief
-from cupola.sessions import Desired, Session
+from cupola.sessions import Desired, Session, check_owner
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as rows

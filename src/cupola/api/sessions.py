@@ -22,9 +22,9 @@ from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.identity import Caller, Role
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.expiry import Expiry
-from cupola.sandboxes.ready import Sandboxes, check_owner
+from cupola.sandboxes.ready import Sandboxes
 from cupola.secrecy import brief
-from cupola.sessions import Session, check_session_id, is_session_id
+from cupola.sessions import Session, check_owner, check_session_id, is_session_id
 from cupola.store import Store
 from cupola.store import sessions as rows
 from cupola.web.body import read_model, read_object

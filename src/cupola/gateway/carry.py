@@ -98,12 +98,12 @@ class Carrier:
             except SandboxLost as error:
                 if live.ending is not None:
                     raise live.ending from error
-                alive = await self._sandboxes.check(live)
+                alive = await self._sandboxes.stops.check(live)
                 if alive or last_try or not isinstance(body, bytes):
                     raise
             else:
                 if outcome is Outcome.UPSTREAM_LOST:
-                    await self._sandboxes.check(live)
+                    await self._sandboxes.stops.check(live)
                 return outcome
             finally:
                 live.closed(self._clock())
@@ -130,7 +130,7 @@ class Carrier:
 
     async def still_runs(self, live: LiveSandbox) -> bool:
         """Looks at a sandbox that did not answer; one that has ended is buried."""
-        return await self._sandboxes.check(live)
+        return await self._sandboxes.stops.check(live)
 
     def runs(self, live: LiveSandbox) -> bool:
         """Whether a sandbox still serves its session."""

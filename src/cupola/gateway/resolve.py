@@ -17,8 +17,8 @@ from cupola.identity import Caller
 from cupola.sandboxes.choice import VersionChoice
 from cupola.sandboxes.expiry import Expiry
 from cupola.sandboxes.live import LiveSandbox, SessionKey
-from cupola.sandboxes.ready import Sandboxes, check_owner
-from cupola.sessions import Session, check_session_id
+from cupola.sandboxes.ready import Sandboxes
+from cupola.sessions import Session, check_owner, check_session_id
 from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import sessions as session_rows

@@ -88,7 +88,7 @@ class Heading(Protocol):
 
 
 class Checking(Protocol):
-    """What this module needs of `sandboxes.ready.Sandboxes`."""
+    """What this module needs of `sandboxes.stops.Stops`."""
 
     async def check(self, live: LiveSandbox) -> bool: ...
 
@@ -108,7 +108,7 @@ class WebSockets:
         self,
         resolver: Finding,
         carrier: Heading,
-        sandboxes: Checking,
+        stops: Checking,
         limits: Limits,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
@@ -116,7 +116,7 @@ class WebSockets:
         self._ticks = ticks
         self._resolver = resolver
         self._carrier = carrier
-        self._sandboxes = sandboxes
+        self._stops = stops
         self._limits = limits
         self._clock = clock
         self._open: dict[asyncio.Future[End], asyncio.Task[object]] = {}
@@ -162,7 +162,7 @@ class WebSockets:
     async def _look_at(self, live: LiveSandbox) -> None:
         """Buries a sandbox that has ended; both ends of the connection know already that it is over."""
         try:
-            await self._sandboxes.check(live)
+            await self._stops.check(live)
         except CupolaError as error:
             log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
 
@@ -196,7 +196,7 @@ class WebSockets:
             except SandboxLost as error:
                 if live.ending is not None:
                     raise live.ending from error
-                if last_try or await self._sandboxes.check(live):
+                if last_try or await self._stops.check(live):
                     raise
             else:
                 try:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from cupola.agents import Agent, AgentVersion, VersionStatus, choose_version
 from cupola.errors import BadRequest, NotFound, SessionNotReady
-from cupola.sandboxes.ready import not_ready
+from cupola.sandboxes.evidence import not_ready
 from cupola.secrecy import brief
 from cupola.store import Store
 from cupola.store import agents as rows

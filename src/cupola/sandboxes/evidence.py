@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from cupola.agents import Failure, Phase, Probe
 from cupola.drivers.base import Life, Listener, Observation
-from cupola.errors import CupolaError, StartFailed
+from cupola.errors import CupolaError, SessionNotReady, StartFailed
 
 LOG_LINES = 40
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -181,3 +181,13 @@ def _of_listeners(listeners: Sequence[Listener], port: int, timeout: float, loop
             f"Start an HTTP server on 0.0.0.0:{port}; if its start takes longer, raise CUPOLA_READY_TIMEOUT."
         )
     return None
+
+
+def not_ready(failure: Failure, session_id: str | None) -> SessionNotReady:
+    """The 424 of a sandbox that did not come up, with all the evidence."""
+    subject = f"Session '{session_id}'" if session_id else "The session"
+    return SessionNotReady(
+        f"{subject} did not become ready: {failure.message}",
+        details=[{"code": failure.code, "message": failure.message}, *failure.details],
+        extra={"agent_session_id": session_id, **failure.to_json()},
+    )

@@ -122,7 +122,9 @@ class Reaper:
             return
         why = over_budget(live.session, over)
         try:
-            await self._sandboxes.stop(live, "budget used up", grace=CUT_OFF_GRACE, last_word=why.message, ending=why)
+            await self._sandboxes.stops.stop(
+                live, "budget used up", grace=CUT_OFF_GRACE, last_word=why.message, ending=why
+            )
         except CupolaError as error:
             log.warning("could not stop a sandbox over its budget", sandbox=live.row.id, reason=error.message)
 
@@ -131,13 +133,13 @@ class Reaper:
             return  # a request came while this task was waiting for its turn
         if live.session is None:
             self._sandboxes.live.remove(live)
-            await self._sandboxes.discard_warm(live)
+            await self._sandboxes.stops.discard_warm(live)
         else:
-            await self._sandboxes.stop(live, "idle")
+            await self._sandboxes.stops.stop(live, "idle")
 
     async def _check(self, live: LiveSandbox) -> None:
         try:
-            await self._sandboxes.check(live)
+            await self._sandboxes.stops.check(live)
         except CupolaError as error:
             log.warning("could not look at a sandbox", sandbox=live.row.id, reason=error.message)
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 
 from cupola.agents import Agent, AgentVersion, Failure, Phase
-from cupola.drivers.base import Life
-from cupola.errors import Conflict, CupolaError, Forbidden, NotFound, QuotaExceeded, SessionNotReady, StartFailed
+from cupola.errors import Conflict, CupolaError, NotFound, QuotaExceeded, SessionNotReady, StartFailed
 from cupola.ids import new_guid_hex, new_session_id
 from cupola.limits import Budget, Limits, Owner, budget_of, over_budget, spent
 from cupola.sandboxes import evidence
@@ -28,6 +27,7 @@ from cupola.sandboxes.occupied import Occupied
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.spares import remove_spares
 from cupola.sandboxes.start import CouldNotStart, Starter
+from cupola.sandboxes.stops import OnLost, Stops, put_if_there
 from cupola.sandboxes.usage import Usage
 from cupola.sandboxes.warm_starts import WarmStarts
 from cupola.sessions import Activity, Desired, Observed, Sandbox, Session, what_is_open
@@ -40,19 +40,6 @@ from cupola.store import snapshots as snapshot_rows
 from cupola.timings import SessionStart
 
 log = structlog.get_logger()
-
-OnLost = Callable[[Session, str], Awaitable[None]]
-"""Told when a session's sandbox has ended, and why: its unfinished responses must end too."""
-
-
-def not_ready(failure: Failure, session_id: str | None) -> SessionNotReady:
-    """The 424 of a sandbox that did not come up, with all the evidence."""
-    subject = f"Session '{session_id}'" if session_id else "The session"
-    return SessionNotReady(
-        f"{subject} did not become ready: {failure.message}",
-        details=[{"code": failure.code, "message": failure.message}, *failure.details],
-        extra={"agent_session_id": session_id, **failure.to_json()},
-    )
 
 
 class Sandboxes:
@@ -74,19 +61,17 @@ class Sandboxes:
         self._starter = starter
         self._places = places
         self._max = max_sandboxes
-        self._on_lost = on_lost
         self._clock = clock
         self.live = LiveSandboxes()
         self.occupied = Occupied()
         self.usage = Usage(store, budget, clock)
-        self._admission = Admission(limits, self.live, self.stop)
+        self.stops = Stops(store, starter, self.live, self.usage, on_lost, clock)
+        self._admission = Admission(limits, self.live, self.stops.stop)
         self.warm_starts = WarmStarts(store, starter, places, self.live)
         self._adoptions = Adoptions(
-            store, self.live, self._admission.seat, self.discard_soon, starter.witness.adopted, clock
+            store, self.live, self._admission.seat, self.stops.discard_soon, starter.witness.adopted, clock
         )
-        self._discarding: set[asyncio.Task[None]] = set()
         self._starting: dict[SessionKey, asyncio.Task[LiveSandbox]] = {}
-        self._stopping: dict[SessionKey, asyncio.Task[None]] = {}
         self._deleting: dict[SessionKey, asyncio.Task[None]] = {}
         self._making: set[SessionKey] = set()
 
@@ -153,11 +138,8 @@ class Sandboxes:
 
     async def _let_in(self, session: Session, agent: Agent, version: AgentVersion) -> LiveSandbox:
         """Waits for a stop that is under way, then starts the session if its budget and the limits allow it."""
-        stopping = self._stopping.get(session.key)
-        if stopping is not None:
-            await asyncio.wait([stopping])
-            if (live := self.live_of(session.key)) is not None:  # the driver was away, so it could not be stopped
-                return live
+        if await self.stops.settled(session.key) and (live := self.live_of(session.key)) is not None:
+            return live  # the driver was away, so it could not be stopped
         session, version = await self._as_stored(session, version)
         if over := spent(session, budget_of(version, self.usage.default)):
             raise over_budget(session, over)
@@ -238,7 +220,7 @@ class Sandboxes:
         failed = session.to_failed(failure)
         await self._store.write(lambda conn: session_rows.put_session(conn, failed))
         log.warning("session not ready", agent=session.agent, session=session.id, reason=failure.message)
-        return not_ready(failure, session.id)
+        return evidence.not_ready(failure, session.id)
 
     async def _not_started(self, session: Session, error: CupolaError, *, resumed: bool) -> None:
         """No fault of its own: one that slept sleeps on, a new one says why it did not come up."""
@@ -247,7 +229,7 @@ class Sandboxes:
         else:
             settled = session.to_failed(evidence.of_error(error, Phase.CREATE))
         try:
-            await self._store.write(lambda conn: _put_if_there(conn, settled))
+            await self._store.write(lambda conn: put_if_there(conn, settled))
         except CupolaError as worse:  # the disk that is full now: `sandboxes/unfinished` comes back to it
             log.warning("session not settled", session=session.id, reason=worse.message)
 
@@ -263,14 +245,12 @@ class Sandboxes:
             resting = [live for live in self.live if live.rests]
             warm = [live for live in resting if live.session is None]
             if warm:
-                await self.discard_warm(min(warm, key=lambda live: live.last), "made room")
+                await self.stops.discard_warm(min(warm, key=lambda live: live.last), "made room")
             elif await self.warm_starts.break_off_newest():
                 continue
             elif resting:
-                await self.stop(min(resting, key=lambda live: live.last), "made room")
-            elif self._stopping:
-                await asyncio.wait(self._stopping.values(), return_when=asyncio.FIRST_COMPLETED)
-            else:
+                await self.stops.stop(min(resting, key=lambda live: live.last), "made room")
+            elif not await self.stops.next_one():
                 raise QuotaExceeded(
                     f"All {self._max} sandboxes that may run at once are busy. Try again when one is free, "
                     "stop a session, or raise CUPOLA_MAX_SANDBOXES.",
@@ -279,9 +259,8 @@ class Sandboxes:
 
     def _running(self) -> int:
         """Sandboxes that there are or are about to be; newcomers that still wait for room are none of them."""
-        elsewhere = [key for key in self._stopping if self.live.of_session(key) is None]
         begun = len(self._making) + len(self._adoptions) + len(self.warm_starts)
-        return len(self.live) + begun + len(elsewhere)
+        return len(self.live) + begun + self.stops.unseen
 
     def add_warm(self, live: LiveSandbox) -> None:
         """Keeps a ready sandbox without a session for the next session of its version."""
@@ -291,57 +270,6 @@ class Sandboxes:
         """Takes over a sandbox that outlived an earlier server."""
         live.counted_at = self._clock()
         self.live.add(live)
-
-    async def stop(
-        self,
-        live: LiveSandbox,
-        reason: str,
-        *,
-        grace: float | None = None,
-        last_word: str | None = None,
-        ending: CupolaError | None = None,
-    ) -> None:
-        """Stops a sandbox; its session goes idle and keeps its home. One stop however many ask.
-
-        Who names a grace while it is being stopped shortens that stop to its own. What it has left unfinished then ends
-        with `last_word`, or with what `reason` says; `ending` is why requests that are open break off, and forbids
-        that they are sent again to the next sandbox.
-        """
-        key = live.session.key if live.session is not None else (live.row.project, live.row.agent, live.row.id)
-        live.ending = live.ending or ending
-        task = self._stopping.get(key)
-        if task is None:
-            live.stopping = True
-            last_word = last_word or f"The agent's sandbox was stopped while this response was running ({reason})."
-            task = asyncio.create_task(self._stop(live, reason, grace, last_word))
-            self._stopping[key] = task
-            task.add_done_callback(lambda _: self._stop_ended(key))
-        elif grace is not None:
-            await live.driver.end(live.handle, grace)
-        await asyncio.shield(task)
-
-    def _stop_ended(self, key: SessionKey) -> None:
-        self._stopping.pop(key, None)
-        self.live.changed.set()
-
-    async def _stop(self, live: LiveSandbox, reason: str, grace: float | None, last_word: str) -> None:
-        if live.session is None:
-            self.live.remove(live)  # no other session may take it; one with a session stays until it is gone
-        try:
-            await self.usage.count_last(live, in_haste=grace == 0)
-            await self._starter.stop(live, reason, grace=grace)
-        except CupolaError:
-            live.stopping, live.ending = False, None  # the driver is away: the next pass looks at it again
-            self.live.add(live)
-            raise
-        try:
-            if live.session is not None:
-                idle = live.session.to_accessed(live.last).to_idle(self._clock())
-                await self._store.write(lambda conn: _put_if_there(conn, idle))
-                await self._on_lost(live.session, last_word)
-        finally:
-            self.live.remove(live)
-        log.info("sandbox stopped", agent=live.row.agent, session=live.row.session_id, reason=reason)
 
     async def stop_session(
         self, session: Session, *, grace: float | None = None, ending: CupolaError | None = None
@@ -356,7 +284,7 @@ class Sandboxes:
         live = self.live.of_session(session.key)
         if live is not None:
             ending = ending or _stopped(session)
-            await self.stop(live, "session stopped", grace=grace, last_word=ending.message, ending=ending)
+            await self.stops.stop(live, "session stopped", grace=grace, last_word=ending.message, ending=ending)
 
     async def kill_session(self, session: Session) -> None:
         """SIGKILL, now: to what runs, starts, or is being stopped and waits out its grace."""
@@ -401,15 +329,13 @@ class Sandboxes:
 
     def runs(self, key: SessionKey) -> bool:
         """Whether a session has a sandbox, is getting one, or has one that is being stopped."""
-        begun = key in self._starting or key in self._stopping or self._adoptions.has(key)
+        begun = key in self._starting or key in self.stops or self._adoptions.has(key)
         return begun or self.live.of_session(key) is not None
 
     async def put_to_rest(self, session: Session) -> None:
         """As `stop_session`, and nothing of the session runs any more afterwards, whoever stopped it."""
         await self.stop_session(session)
-        stopping = self._stopping.get(session.key)
-        if stopping is not None:
-            await asyncio.shield(stopping)
+        await self.stops.joined(session.key)
         await self._undo_what_was_left(session)
 
     async def delete_session(self, session: Session, *, keep_snapshots: bool = False) -> None:
@@ -439,56 +365,13 @@ class Sandboxes:
 
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""
-        changing = (self._starting, self._stopping, self._deleting)
-        return any(key in each for each in changing) or self._adoptions.has(key)
+        return key in self._starting or key in self._deleting or key in self.stops or self._adoptions.has(key)
 
     async def stop_version(self, project: str, agent: str, version: str) -> None:
         """Stops the warm sandboxes of a version and forgets their homes; its sessions are deleted one by one."""
         await self.warm_starts.break_off((project, agent, version))
         while (warm := self.live.take_warm((project, agent, version))) is not None:
-            await self.discard_warm(warm)
-
-    async def discard_warm(self, warm: LiveSandbox, reason: str = "warm sandbox not needed") -> None:
-        """Stops a warm sandbox that no session will adopt, and removes its home."""
-        await self.stop(warm, reason, grace=0)
-
-    def discard_soon(self, warm: LiveSandbox, reason: str) -> None:
-        """The same in the background; where the driver is away, a later pass finds it."""
-        if warm.stopping:
-            return
-        warm.stopping = True
-        task = asyncio.create_task(self._discard_logged(warm, reason))
-        self._discarding.add(task)
-        task.add_done_callback(self._discarding.discard)
-
-    async def _discard_logged(self, warm: LiveSandbox, reason: str) -> None:
-        try:
-            await self.discard_warm(warm, reason)
-        except CupolaError as error:
-            log.warning("could not stop a warm sandbox", sandbox=warm.row.id, reason=error.message)
-
-    async def check(self, live: LiveSandbox) -> bool:
-        """Looks whether a sandbox still runs; if not, buries it and returns False."""
-        observation = await live.driver.poll(live.handle)
-        if observation.life is Life.RUNNING:
-            return True
-        if not live.stopping:
-            await self._bury(live)
-        return False
-
-    async def _bury(self, live: LiveSandbox) -> None:
-        failure = await self._starter.evidence_of_end(live)
-        log.warning(
-            "sandbox ended by itself",
-            agent=live.row.agent,
-            session=live.row.session_id,
-            exit_code=failure.exit_code,
-            reason=failure.message,
-        )
-        if live.session is None:
-            await self.discard_warm(live)
-        else:
-            await self.stop(live, "ended by itself", grace=0, last_word=failure.message)
+            await self.stops.discard_warm(warm)
 
     async def break_off(self) -> None:
         """Ends every start that is under way."""
@@ -503,9 +386,9 @@ class Sandboxes:
         """Ends every start and every sandbox: the platform goes down. Homes and sessions stay."""
         await asyncio.gather(*self._deleting.values(), return_exceptions=True)
         await self.break_off()
-        await asyncio.gather(*self._discarding, return_exceptions=True)
+        await self.stops.aclose()
         stops = [
-            self.stop(live, "platform stops", grace=grace) if live.session else self.discard_warm(live)
+            self.stops.stop(live, "platform stops", grace=grace) if live.session else self.stops.discard_warm(live)
             for live in self.live
         ]
         for result in await asyncio.gather(*stops, return_exceptions=True):
@@ -523,16 +406,6 @@ def _stopped(session: Session, how: str = "stopped") -> Conflict:
     )
 
 
-def check_owner(session: Session, caller: str) -> None:
-    """Raises Forbidden for a session of another caller."""
-    if session.caller != caller:
-        raise Forbidden(
-            f"Session '{session.id}' belongs to another caller.",
-            code="session_not_accessible",
-            param="agent_session_id",
-        )
-
-
 def _mark_deleted(conn: Any, session: Session, keep_snapshots: bool) -> tuple[Session, list[Snapshot]]:
     """The session as it is when it goes (a restore may have changed its home), and the snapshots that go with it."""
     gone = (session_rows.get_session(conn, *session.key) or session).to_deleted()
@@ -545,10 +418,3 @@ def _mark_deleted(conn: Any, session: Session, keep_snapshots: bool) -> tuple[Se
 def _put_both(conn: Any, session: Session, row: Sandbox) -> None:
     session_rows.put_session(conn, session)
     sandbox_rows.put_sandbox(conn, row)
-
-
-def _put_if_there(conn: Any, session: Session) -> None:
-    """Saves a session unless it was deleted, or is about to be, meanwhile."""
-    known = session_rows.get_session(conn, *session.key)
-    if known is not None and known.desired is not session.desired.DELETED:
-        session_rows.put_session(conn, session)

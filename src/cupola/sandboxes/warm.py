@@ -189,7 +189,7 @@ class WarmPools:
         for live in self._sandboxes.live.warm():
             live.pooled = live.row.id in plan.pooled
             if live.row.id in plan.stop:
-                self._sandboxes.discard_soon(live, "its pool has shrunk")
+                self._sandboxes.stops.discard_soon(live, "its pool has shrunk")
         for key in plan.start:
             wish = self._wishes[key]
             starts.begin(wish.agent, wish.version).add_done_callback(partial(self._started, wish.version))
