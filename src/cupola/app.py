@@ -196,7 +196,9 @@ class Platform:
         self._carrier = Carrier(self._upstream, self.sandboxes, tokens.call_id, clock, silence, clock.ticks)
         self._recorder = Recorder(store, clock)
         self.background = Background(store, self._carrier, self._recorder, clock)
-        self.unfinished = Unfinished(store, self.sandboxes, self.versions, self._lost, self.background.follow, clock)
+        self.unfinished = Unfinished(
+            store, self.sandboxes, self.versions, self.homes, self._lost, self.background.follow, clock
+        )
         self.socket_limits = sockets or SocketLimits()
         self._sockets = WebSockets(
             self._resolver, self._carrier, self.sandboxes.stops, self.socket_limits, clock, clock.ticks

@@ -126,6 +126,7 @@ class Agents:
         if not forced:
             for version in versions:
                 await refuse_active_sessions(self._store, version)
+        await self._provisioning.require_homes(versions)
         while True:
             for version in versions:
                 await self._provisioning.delete(version)

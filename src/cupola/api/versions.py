@@ -131,6 +131,7 @@ class Versions:
         version = await self._version(request, agent)
         if not is_forced(request):
             await refuse_active_sessions(self._store, version)
+        await self._provisioning.require_homes([version])
         await self._store.write(lambda conn: _take_traffic(conn, version))
         await self._provisioning.delete(version)
         return json_reply(

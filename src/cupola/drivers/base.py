@@ -342,7 +342,10 @@ class Driver(Protocol):
         ...
 
     async def delete_home(self, home: str) -> None:
-        """Removes a lasting home and its files. An unknown name is done."""
+        """Removes a lasting home and its files. An unknown name is done.
+
+        Its sandbox is gone before: an engine may refuse a home in use, and then raises `Conflict`.
+        """
         ...
 
     async def copy_home(self, source: str, target: str) -> int:

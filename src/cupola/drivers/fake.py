@@ -38,7 +38,7 @@ from cupola.drivers.base import (
 )
 from cupola.drivers.fake_files import FakeFiles
 from cupola.drivers.fake_hooks import AFTER_RESTORE, BEFORE_SNAPSHOT, NAMES_HOOKS, Hooks
-from cupola.errors import StartFailed
+from cupola.errors import Conflict, StartFailed
 from cupola.runs import OutputLine, Stream
 
 KILLED = 137
@@ -475,6 +475,8 @@ class FakeDriver:
         return None if files is None else FakeFiles(files, lambda: self.place.full)
 
     async def delete_home(self, home: str) -> None:
+        if any(sandbox.spec.home == home for sandbox in self.place.sandboxes.values()):
+            raise Conflict(f"The home {home} is in use by a sandbox: stop it first.")
         self.place.homes.pop(home, None)
 
     async def copy_home(self, source: str, target: str) -> int:

@@ -54,6 +54,7 @@ class Homes:
         self._sandboxes = sandboxes
         self._occupied = sandboxes.occupied
         self._clock = clock
+        self._copying: set[str] = set()
 
     async def snapshot(
         self, session: Session, *, note: str | None = None, stop: bool = False, force: bool = False
@@ -138,6 +139,14 @@ class Homes:
         spares = await self._store.write(partial(rows.release_of_agent, project=project, agent=agent))
         await remove_spares(self._store, self._places, spares)
 
+    def is_at_work_on(self, snapshot: Snapshot) -> bool:
+        """Whether its home is being copied, and may find an owner."""
+        return snapshot.id in self._copying
+
+    async def remove(self, snapshot: Snapshot) -> None:
+        """Removes what was broken off, and the home with it."""
+        await remove_spares(self._store, self._places, [snapshot])
+
     async def recover(self) -> None:
         """After a start: what no session and no snapshot owns is removed."""
         spares = await self._store.read(rows.unfinished_snapshots)
@@ -152,8 +161,9 @@ class Homes:
     @asynccontextmanager
     async def _copied(self, driver: Driver, source: str, row: Snapshot) -> AsyncIterator[int]:
         """Row first, then bytes; yields how many. Unless the body finds an owner for the copy, both go again."""
-        await self._store.write(partial(rows.put_snapshot, snapshot=row))
+        self._copying.add(row.id)
         try:
+            await self._store.write(partial(rows.put_snapshot, snapshot=row))
             began = self._clock()
             size = await driver.copy_home(source, row.home)
             log.info("home copied", session=row.session, bytes=size, seconds=round(self._clock() - began, 3))
@@ -162,6 +172,8 @@ class Homes:
             # Cancelled too: what the row names in the store by now is nobody's, whether or not the commit came about.
             await asyncio.shield(remove_spares(self._store, self._places, [row]))
             raise
+        finally:
+            self._copying.discard(row.id)
 
     def _new_row(self, session: Session, driver: Driver, note: str | None) -> Snapshot:
         return Snapshot(

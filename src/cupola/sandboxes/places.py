@@ -76,6 +76,11 @@ class Places:
         """The places that were needed so far."""
         return list(self._found.values())
 
+    async def all(self) -> list[Place]:
+        """All places, each once. Raises DriverUnavailable when one cannot be reached."""
+        places = [await self._find(kind) for kind in self._finders]
+        return list({place.driver.name: place for place in places}.values())
+
     async def every(self) -> list[Place]:
         """All places that can be reached now, each once."""
         found: dict[str, Place] = {}

@@ -26,7 +26,7 @@ from cupola.sandboxes.live import LiveSandbox, LiveSandboxes, SessionKey
 from cupola.sandboxes.occupied import Occupied
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.spares import remove_spares
-from cupola.sandboxes.start import CouldNotStart, Starter
+from cupola.sandboxes.start import CouldNotStart, Place, Starter
 from cupola.sandboxes.stops import OnLost, Stops, put_if_there
 from cupola.sandboxes.usage import Usage
 from cupola.sandboxes.warm_starts import WarmStarts
@@ -353,15 +353,23 @@ class Sandboxes:
             task.exception()  # whoever waited has it; he may have left
 
     async def _delete(self, session: Session, keep_snapshots: bool) -> None:
+        keeping = await self._homes_of(session)  # first of all: one whose home cannot be reached stays as it is
         await self.occupied.end(session.key)
         gone, spares = await self._store.write(partial(_mark_deleted, session=session, keep_snapshots=keep_snapshots))
         await self.stop_session(gone, grace=0)
         await self._undo_what_was_left(gone)
-        for place in await self._places.every():
+        for place in keeping:
             await place.driver.delete_home(gone.home)
         await remove_spares(self._store, self._places, spares)
         await self._store.write(lambda conn: session_rows.delete_session(conn, *session.key))
         await self._starter.witness.forget_session(session.key)
+
+    async def _homes_of(self, session: Session) -> Sequence[Place]:
+        """Where its home lies. Raises DriverUnavailable. Without its version that is not known: anywhere."""
+        version = await self._store.read(
+            partial(agent_rows.get_version, project=session.project, agent=session.agent, version=session.version)
+        )
+        return await self._places.all() if version is None else [await self._places.keeping(version.definition)]
 
     def is_changing(self, key: SessionKey) -> bool:
         """Whether its sandbox is coming or going."""

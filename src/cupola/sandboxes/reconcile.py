@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import structlog
 
 from cupola.agents import AgentVersion, Failure, Phase, VersionStatus
 from cupola.drivers.base import LABEL_SANDBOX, Address, Handle, ImageSource, Life, Step
-from cupola.errors import CupolaError
+from cupola.errors import CupolaError, DriverUnavailable
 from cupola.ids import new_session_id
 from cupola.sandboxes import evidence
 from cupola.sandboxes.generation import learn_adapter
@@ -159,8 +159,18 @@ class Versions:
         elif version.status is VersionStatus.CREATING:
             self.wake(version)
 
+    async def require_homes(self, versions: Iterable[AgentVersion]) -> None:
+        """Raises DriverUnavailable when the homes of sessions of a version cannot be reached, and so not be removed."""
+        for version in versions:
+            if await self._store.read(partial(_has_sessions, version=version)):
+                await self._places.keeping(version.definition)
+
     async def delete(self, version: AgentVersion) -> None:
-        """Takes a version away with its sessions and sandboxes. May be repeated after a crash."""
+        """Takes a version away with its sessions and sandboxes. May be repeated after a crash.
+
+        Raises DriverUnavailable, and has done nothing, when the homes of its sessions cannot be reached.
+        """
+        await self.require_homes([version])
         self._deleting[version.key] += 1
         try:
             await self._delete(version)
@@ -222,7 +232,7 @@ async def recover(
     await _remove_unowned(reachable, adopted)
     await _settle_sessions(store, sandboxes, clock())
     for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.DELETING])):
-        await versions.delete(version)
+        await _unless_away(versions.delete(version))
     for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.CREATING])):
         versions.wake(version)
     if rows:
@@ -291,15 +301,27 @@ async def _remove_unowned(reachable: dict[str, Place], adopted: set[str]) -> Non
 async def _settle_sessions(store: Store, sandboxes: Sandboxes, now: float) -> None:
     for session in await store.read(session_rows.live_sessions):
         if session.desired is Desired.DELETED:
-            await sandboxes.delete_session(session)
+            await _unless_away(sandboxes.delete_session(session))
         elif sandboxes.live_of(session.key) is None and looks_awake(session):
             await store.write(partial(_put_session, session=session.to_idle(now)))
+
+
+async def _unless_away(deletion: Awaitable[None]) -> None:
+    """A deletion that needs a driver which is away is brought to its end later (`unfinished`)."""
+    try:
+        await deletion
+    except DriverUnavailable as error:
+        log.warning("a deletion waits for its driver", reason=error.message)
 
 
 def looks_awake(session: Session) -> bool:
     """Whether its status says that a sandbox runs or comes up; also of one that was made and never started."""
     never_started = session.observed is Observed.NONE and session.stopped_at is None
     return never_started or session.observed in (Observed.READY, Observed.STARTING)
+
+
+def _has_sessions(conn: Any, version: AgentVersion) -> bool:
+    return bool(session_rows.sessions_of_version(conn, *version.key))
 
 
 def _put_session(conn: Any, session: Session) -> None:

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 async def remove_spares(store: Store, places: Places, spares: Iterable[Snapshot]) -> None:
     """Removes the homes of rows that are not `ready`, as the store has them now.
 
-    What cannot be removed now, as its driver is away, keeps its row: the next start tries again.
+    What cannot be removed now, as its driver is away, keeps its row: `unfinished` and the next start try again.
     """
     drivers: dict[str, Driver] = {}
     for spare in spares:
@@ -34,10 +34,9 @@ async def remove_spares(store: Store, places: Places, spares: Iterable[Snapshot]
             continue
         try:
             await drivers[current.driver].delete_home(current.home)
+            await store.write(partial(_forget, spare=current))
         except CupolaError as error:
             log.warning("home not removed", driver=current.driver, home=current.home, reason=error.message)
-            continue
-        await store.write(partial(_forget, spare=current))
 
 
 def _current(conn: Any, spare: Snapshot) -> Snapshot | None:

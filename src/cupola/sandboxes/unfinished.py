@@ -2,8 +2,9 @@
 
 `reconcile.recover` does so once, at the start. This pass does it again and again, for what an engine that was away, or
 a disk that was full, has broken off meanwhile: a session that seems to come up while nobody is at it, a deletion that
-stopped half-way, a version that nobody makes any more, a response that nobody will finish. Only what several passes in
-a row have found so is touched: between two steps of what is under way everything looks unfinished for a moment.
+stopped half-way, a version that nobody makes any more, a response that nobody will finish, a home that nobody owns.
+Only what several passes in a row have found so is touched: between two steps of what is under way everything looks
+unfinished for a moment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import structlog
 from cupola.agents import VersionStatus
 from cupola.conversations import StoredResponse
 from cupola.errors import CupolaError
+from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.lost import LostResponses
 from cupola.sandboxes.ready import Sandboxes
@@ -29,6 +31,7 @@ from cupola.store import Store
 from cupola.store import agents as agent_rows
 from cupola.store import responses as response_rows
 from cupola.store import sessions as session_rows
+from cupola.store import snapshots as snapshot_rows
 
 log = structlog.get_logger()
 
@@ -50,6 +53,7 @@ class Unfinished:
         store: Store,
         sandboxes: Sandboxes,
         versions: Versions,
+        homes: Homes,
         lost: LostResponses,
         follow: Follow,
         clock: Callable[[], float] = time.time,
@@ -57,6 +61,7 @@ class Unfinished:
         self._store = store
         self._sandboxes = sandboxes
         self._versions = versions
+        self._homes = homes
         self._lost = lost
         self._follow = follow
         self._clock = clock
@@ -84,6 +89,9 @@ class Unfinished:
                 await self._tried(self._versions.resume(version))
         for response in await self._store.read(lambda conn: response_rows.in_progress_responses(conn, None)):
             await self._tried(self._look_at_response(response))
+        for snapshot in await self._store.read(snapshot_rows.unfinished_snapshots):
+            if not self._homes.is_at_work_on(snapshot) and self._is_left("home", snapshot.project, snapshot.id):
+                await self._tried(self._homes.remove(snapshot))
         self._before = self._now
 
     async def _look_at_session(self, session: Session) -> None:
