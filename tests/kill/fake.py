@@ -27,7 +27,7 @@ from tests.kill.counts import Counts
 from tests.kill.invariants_in_process import AGENTS, InvariantsInProcess
 from tests.kill.mortal import Engine, MortalPlatform, Trap
 from tests.kill.promises import Is, Promises, Session, Version
-from tests.kill.workload import Step, Workload
+from tests.kill.workload import Step, Workload, own
 from tests.support.platform import DEFINITION, PROJECT
 
 ROUNDS_IN_A_LIFE = 20
@@ -83,6 +83,9 @@ class InProcess(Workload):
             **super().steps(),
             self.create_some_version: 1,
             self.delete_version: 1,
+            self.move: 2,
+            self.resize_pool: 1,
+            self.fill_pools: 2,
             self.let_time_pass: 2,
             self.look_for_orphans: 1,
             self.look_for_unfinished: 1,
@@ -93,7 +96,8 @@ class InProcess(Workload):
 
     async def create_version(self, agent: str) -> None:
         definition = {**DEFINITION, "container_configuration": {"image": f"agent:{self._next()}"}}
-        answer = await self.send("POST", f"{PROJECT}/agents/{agent}/versions", {"definition": definition})
+        asked = {"definition": definition, "metadata": {"warm_pool": str(self._dice.randint(0, 2))}}
+        answer = await self.send("POST", f"{PROJECT}/agents/{agent}/versions", asked)
         if answer is not None and answer.status == 200:
             name = answer.json()["version"]
             self._promises.versions[(agent, name)] = Version(agent, name)
@@ -101,22 +105,22 @@ class InProcess(Workload):
     async def delete_version(self) -> None:
         """An old one of which nobody uses a session now; its sessions and their files end with it."""
         agent = self._dice.choice(AGENTS)
-        there = [one for one in self._promises.versions.values() if one.agent == agent and one.state is Is.THERE]
+        there = self._versions_of(agent)
         if len(there) < 3 or not self._promises.may_delete:
             return
         version = there[0]
         with self._promises.deleting():
             bound = await self._platform.under(self._bound_to(version))
-            if bound is None or any(session.busy for session in bound):
+            if bound is None or any(session.busy or session.held for session in bound):
                 return
             version.state = Is.OPEN
             for session in bound:
-                session.state = Is.OPEN
+                self._promises.to(Is.OPEN, session)
             answer = await self.send("DELETE", f"{PROJECT}/agents/{agent}/versions/{version.name}?force=true")
         if answer is not None and answer.status == 200:
             version.state = Is.GONE
             for session in bound:
-                session.state = Is.GONE
+                self._promises.to(Is.GONE, session)
 
     async def _bound_to(self, version: Version) -> list[Session] | None:
         """Its sessions; None while new ones might begin on it."""
@@ -130,6 +134,32 @@ class InProcess(Workload):
             return [one for one in self._promises.there() if one.agent == version.agent and one.id in ids]
 
         return await self._platform.store.read(question)
+
+    async def move(self) -> None:
+        """To the newest version that was promised, which is not deleted."""
+        session = self._any()
+        if session is None:
+            return
+        target = self._versions_of(session.agent)[-1]
+        session.version = None
+        with self._held(session):
+            asked = {"agent_version": target.name, "force": self._dice.random() < 0.5}
+            answer = await self.send("POST", f"{own(session)}:move", asked, session=session)
+        if answer is not None and answer.status == 200:
+            session.version = target.name
+
+    async def resize_pool(self) -> None:
+        version = self._versions_of(self._dice.choice(AGENTS))[-1]
+        path = f"/cupola/projects/demo/agents/{version.agent}/versions/{version.name}:warm"
+        await self.send("POST", path, {"warm_pool": self._dice.randint(0, 3)})
+
+    async def fill_pools(self) -> None:
+        """What the platform does whenever something has changed."""
+        self._platform.platform.warm.reconsider()
+        await self._platform.pass_of(self._platform.platform.warm.once())
+
+    def _versions_of(self, agent: str) -> list[Version]:
+        return [one for one in self._promises.versions.values() if one.agent == agent and one.state is Is.THERE]
 
     async def let_time_pass(self) -> None:
         """Sometimes so much that whatever rests goes idle; a clock that was set wrongly is mended before that."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tests.kill.counts import Counts
 from tests.kill.promises import Is, Promises, Session
-from tests.kill.workload import Target, endpoint
+from tests.kill.workload import Target, endpoint, own
 from tests.support.platform import PROJECT, Answer
 
 _PATIENCE = 60.0
@@ -38,6 +38,7 @@ class Invariants:
         await self._look_at_versions()
         await self._look_at_responses()
         await self._look_at_sessions()
+        await self._look_at_snapshots()
         await self._look_at_talks()
         await self._serve_some()
         await self.look_at_sandboxes()
@@ -83,8 +84,27 @@ class Invariants:
                 del self._promises.sessions[(session.agent, session.id)]
                 continue
             await self._look_at_home(session)
+            bound = answer.json()["version_indicator"]["agent_version"]
+            if session.version not in (None, bound):
+                self.lost(f"session {session.id} was moved to {session.version} and is on {bound}")
             if answer.json()["status"] == "creating" and not await self.is_starting(session):
                 self.lost(f"session {session.id} is being created, and nobody is at it")
+
+    async def _look_at_snapshots(self) -> None:
+        """A deleted session has taken its own along."""
+        shown: dict[tuple[str, str], set[str]] = {}
+        for session in {snap.session for snap in self._promises.snapshots.values()}:
+            answer = await self.get(f"{own(session)}/snapshots?limit=100")
+            items = answer.json()["data"] if answer.status == 200 else []
+            shown[(session.agent, session.id)] = {item["id"] for item in items if item["status"] == "ready"}
+        for snap in list(self._promises.snapshots.values()):
+            self._counts.kept["snapshots"] += 1
+            there = snap.id in shown[(snap.session.agent, snap.session.id)]
+            if (snap.state, there) in ((Is.THERE, False), (Is.GONE, True)):
+                self.lost(f"snapshot {snap.id} of session {snap.session.id} is to be {snap.state}, and there: {there}")
+            snap.state = Is.THERE if there else Is.GONE
+            if not there:
+                del self._promises.snapshots[snap.id]
 
     async def _look_at_home(self, session: Session) -> None:
         files = await self.files_of(session)
@@ -93,6 +113,8 @@ class Invariants:
         self._counts.kept["files"] += len(session.kept)
         if missing := session.kept - files:
             self.lost(f"session {session.id} has lost {len(missing)} of {len(session.kept)} files")
+        if back := session.erased & files:
+            self.lost(f"session {session.id} has {len(back)} files that were deleted")
 
     async def _look_at_talks(self) -> None:
         for talk in self._promises.talks.values():

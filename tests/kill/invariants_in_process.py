@@ -12,10 +12,13 @@ from sqlalchemy import Connection
 from cupola.agents import VersionStatus
 from cupola.drivers.base import LABEL_SANDBOX, LABEL_SESSION, Life
 from cupola.sessions import Sandbox
+from cupola.snapshots import Snapshot, SnapshotState
 from cupola.store import agents as agent_rows
 from cupola.store import responses as response_rows
 from cupola.store import sandboxes as sandbox_rows
 from cupola.store import sessions as session_rows
+from cupola.store import snapshots as snapshot_rows
+from cupola.store.paging import ALL, Page
 from tests.kill.counts import Counts
 from tests.kill.invariants import Invariants
 from tests.kill.mortal import MortalPlatform
@@ -41,9 +44,18 @@ class InvariantsInProcess(Invariants):
             await platform.expiry.once()
             await platform.orphans.once()
             await platform.unfinished.once()
+            await self._pools_settle()
             self._platform.clock.now += self._platform.settings.orphan_grace / 2 + 1
         await self._versions_settle()
         await self._responses_end()
+
+    async def _pools_settle(self) -> None:
+        sandboxes = self._platform.platform.sandboxes
+        self._platform.platform.warm.reconsider()
+        await self._platform.platform.warm.once()
+        async with asyncio.timeout(_PATIENCE):
+            while len(sandboxes.warm_starts) or any(live.stopping for live in sandboxes.live.warm()):
+                await asyncio.sleep(0.002)
 
     async def _versions_settle(self) -> None:
         for version in await self._platform.store.read(
@@ -111,6 +123,25 @@ class InvariantsInProcess(Invariants):
             }
 
         owned = await self._platform.store.read(sessions)
-        warm: list[Sandbox] = [row for row in rows if row.session is None]
-        for home in self._platform.place.homes.keys() - owned - {row.home for row in warm}:
+        snapshots = {snap.home: snap for snap in await self._platform.store.read(_every_snapshot)}
+        warm = {row.home for row in rows if row.session is None}
+        self._counts.kept["warm sandboxes"] += len(warm)
+        homes = self._platform.place.homes
+        for home in homes.keys() - owned - warm - snapshots.keys():
             self.orphan(f"home {home} belongs to nobody")
+        for home, snap in snapshots.items():
+            if snap.state is not SnapshotState.READY:
+                self.orphan(f"the {snap.state} home {home} of session {snap.session} is left")
+            promised = self._promises.snapshots.get(snap.id)
+            if promised is not None and (missing := promised.kept - homes.get(home, {}).keys()):
+                self.lost(f"snapshot {snap.id} has lost {len(missing)} of {len(promised.kept)} files")
+
+
+def _every_snapshot(conn: Connection) -> list[Snapshot]:
+    ready = [
+        snapshot
+        for agent in AGENTS
+        for session in session_rows.list_sessions(conn, "demo", agent, Page(ALL, "asc"), None).items
+        for snapshot in snapshot_rows.list_snapshots(conn, "demo", agent, session.id, Page(ALL, "asc")).items
+    ]
+    return [*ready, *(one for one in snapshot_rows.unfinished_snapshots(conn) if one not in ready)]

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cupola.drivers.base import LABEL_SESSION, Found, Handle, ImageSource, Observation, Report, SandboxSpec, Source
 from cupola.drivers.fake import FakePlace
+from cupola.drivers.fake_files import FakeFiles
 from cupola.errors import CupolaError, DriverUnavailable
 from cupola.installation import Installation
 from cupola.settings import Settings
@@ -192,6 +193,18 @@ class KillableDriver(MortalDriver):
         self._reach()
         await super().delete_home(home)
         self._reach()
+
+    async def home_files(self, home: str, image: ImageSource | None) -> FakeFiles | None:
+        self._reach()
+        return await super().home_files(home, image)
+
+    async def copy_home(self, source: str, target: str) -> int:
+        self._reach()
+        self.place.homes[target] = {}
+        self._reach()  # it is there, and nothing is copied yet
+        size = await super().copy_home(source, target)
+        self._reach()
+        return size
 
     def _reach(self) -> None:
         self._trap.point()

@@ -21,13 +21,20 @@ class Is(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """`kept` names what an agent said it has written to its home; `busy` counts requests that are under way."""
+    """`kept` names what was said to have been written to its home, `erased` what was said to have been deleted there.
+
+    `busy` counts requests that are under way; while it is `held`, nobody begins another. `version` is what it was moved
+    to, where that is known.
+    """
 
     agent: str
     id: str
     state: Is = Is.THERE
     kept: set[str] = field(default_factory=set)
+    erased: set[str] = field(default_factory=set)
+    version: str | None = None
     busy: int = 0
+    held: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +60,16 @@ class Version:
     state: Is = Is.THERE
 
 
+@dataclass(slots=True, eq=False)
+class Snap:
+    """A snapshot, and what its session had kept when it was asked for."""
+
+    session: Session
+    id: str
+    kept: frozenset[str]
+    state: Is = Is.THERE
+
+
 @dataclass(slots=True)
 class Promises:
     """Everything that has been promised and not been taken back. `responses` maps ids to final status and text."""
@@ -60,6 +77,7 @@ class Promises:
     sessions: dict[tuple[str, str], Session] = field(default_factory=dict)
     talks: dict[str, Talk] = field(default_factory=dict)
     versions: dict[tuple[str, str], Version] = field(default_factory=dict)
+    snapshots: dict[str, Snap] = field(default_factory=dict)
     responses: dict[str, tuple[str, str]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     """Responses that were shown to be in progress: in the background, or in a stream that broke off."""
@@ -88,5 +106,16 @@ class Promises:
 
     def rested(self, dice: random.Random, sessions: Iterable[Session] | None = None) -> Session | None:
         """A session that nobody is asking for anything."""
-        found = [one for one in (self.there() if sessions is None else sessions) if not one.busy]
+        found = [one for one in (self.there() if sessions is None else sessions) if not one.busy and not one.held]
         return dice.choice(found) if found else None
+
+    def snapshots_of(self, session: Session) -> list[Snap]:
+        """Those that are there."""
+        return [snap for snap in self.snapshots.values() if snap.session is session and snap.state is Is.THERE]
+
+    def to(self, state: Is, session: Session) -> None:
+        """A session, and its snapshots with it."""
+        session.state = state
+        for snap in self.snapshots.values():
+            if snap.session is session and snap.state is not Is.GONE:
+                snap.state = state

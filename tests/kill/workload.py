@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from tests.kill.counts import Counts
-from tests.kill.promises import Is, Promises, Session, Talk
+from tests.kill.promises import Is, Promises, Session, Snap, Talk
 from tests.kill.receipt import Receipt
 from tests.support.platform import PROJECT, Answer
 
@@ -24,6 +24,15 @@ _CALM = frozenset({409, 429})
 
 def endpoint(agent: str) -> str:
     return f"{PROJECT}/agents/{agent}/endpoint"
+
+
+def files(session: Session) -> str:
+    return f"{endpoint(session.agent)}/sessions/{session.id}/files"
+
+
+def own(session: Session) -> str:
+    """What Cupola adds to a session, beside the wire."""
+    return f"/cupola/projects/demo/agents/{session.agent}/sessions/{session.id}"
 
 
 class Target(Protocol):
@@ -70,6 +79,12 @@ class Workload:
             self.begin_talk: 2,
             self.stop_session: 2,
             self.delete_session: 4 if crowded else 1,
+            self.upload: 4,
+            self.erase: 1,
+            self.snapshot: 3,
+            self.delete_snapshot: 1,
+            self.restore: 2,
+            self.fork: 0 if crowded else 2,
         }
 
     async def actor(self, steps: int) -> None:
@@ -185,11 +200,101 @@ class Workload:
         session = self._promises.rested(self._dice)
         if session is None or not self._promises.may_delete:
             return
-        session.state = Is.OPEN
+        self._promises.to(Is.OPEN, session)
         with self._promises.deleting():
             answer = await self.send("DELETE", f"{endpoint(session.agent)}/sessions/{session.id}")
         if answer is not None and answer.status == 204:
-            session.state = Is.GONE
+            self._promises.to(Is.GONE, session)
+
+    # What clients do with homes
+
+    async def upload(self) -> None:
+        session = self._any()
+        if session is None:
+            return
+        name = f"f{self._next()}"
+        with _busy(session):
+            answer = await self.send("PUT", f"{files(session)}/content?path={name}", "kept", session=session)
+        if answer is not None and answer.status == 201:
+            session.kept.add(name)
+
+    async def erase(self) -> None:
+        """Deletes a file."""
+        session = self._promises.rested(self._dice)
+        if session is None or not session.kept:
+            return
+        name = self._dice.choice(sorted(session.kept))
+        session.kept.discard(name)
+        with self._held(session):
+            answer = await self.send("DELETE", f"{files(session)}?path={name}", session=session)
+        if answer is not None and answer.status == 204:
+            session.erased.add(name)
+
+    async def snapshot(self) -> None:
+        """Of a session at rest or as it runs."""
+        session = self._any()
+        if session is None:
+            return
+        kept = frozenset(session.kept)
+        wanted = {"stop": self._dice.random() < 0.3, "force": self._dice.random() < 0.5}
+        with _busy(session):
+            answer = await self.send("POST", f"{own(session)}/snapshots", wanted, session=session)
+        if answer is not None and answer.status == 201:
+            made = answer.json()["id"]
+            self._promises.snapshots[made] = Snap(session, made, kept)
+
+    async def delete_snapshot(self) -> None:
+        snap = self._some_snapshot()
+        if snap is None:
+            return
+        snap.state = Is.OPEN
+        with self._held(snap.session):
+            answer = await self.send("DELETE", f"{own(snap.session)}/snapshots/{snap.id}", session=snap.session)
+        if answer is not None and answer.status == 204:
+            snap.state = Is.GONE
+
+    async def restore(self) -> None:
+        """Until the answer is heard, only what both homes hold is certain."""
+        snap = self._some_snapshot()
+        if snap is None or not self._promises.may_delete:
+            return
+        session = snap.session
+        session.kept, session.erased = session.kept & snap.kept, set()
+        with self._held(session), self._promises.deleting():
+            asked = {"snapshot": snap.id, "force": True}
+            answer = await self.send("POST", f"{own(session)}:restore", asked, session=session)
+        if answer is not None and answer.status == 200:
+            session.kept = set(snap.kept)
+
+    async def fork(self) -> None:
+        """A new session with the files of one, or of a snapshot."""
+        snap = self._some_snapshot() if self._dice.random() < 0.4 else None
+        session = snap.session if snap is not None else self._any()
+        if session is None:
+            return
+        kept = set(session.kept if snap is None else snap.kept)
+        with _busy(session):
+            asked = {} if snap is None else {"snapshot": snap.id}
+            answer = await self.send("POST", f"{own(session)}:fork", asked, session=session)
+        if answer is not None and answer.status == 201:
+            self._promises.session(session.agent, answer.json()["agent_session_id"]).kept |= kept
+
+    @contextmanager
+    def _held(self, session: Session) -> Iterator[None]:
+        """Nobody begins anything with it meanwhile."""
+        session.held = True
+        try:
+            with _busy(session):
+                yield
+        finally:
+            session.held = False
+
+    def _some_snapshot(self) -> Snap | None:
+        """One of a session that nobody is asking for anything."""
+        session = self._promises.rested(
+            self._dice, [s for s in self._promises.there() if self._promises.snapshots_of(s)]
+        )
+        return self._dice.choice(self._promises.snapshots_of(session)) if session is not None else None
 
     # Sending, and what comes back
 
@@ -215,13 +320,14 @@ class Workload:
             self._counts.dishonest.append(told)
 
     def _any(self) -> Session | None:
-        there = self._promises.there()
+        there = [session for session in self._promises.there() if not session.held]
         return self._dice.choice(there) if there else None
 
     def _rested_talk(self) -> Talk | None:
         """One turn after the other, as people talk."""
         certain = not self._promises.deletions
-        rested = [talk for talk in self._promises.talks.values() if not talk.busy and (certain or not talk.is_unbound)]
+        free = [talk for talk in self._promises.talks.values() if talk.session is None or not talk.session.held]
+        rested = [talk for talk in free if not talk.busy and (certain or not talk.is_unbound)]
         return self._dice.choice(rested) if rested else None
 
     def _next(self) -> int:
