@@ -14,7 +14,7 @@ import aiohttp
 from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 
-from cupola.drivers.docker_connect import ANSWER_TIMEOUT
+from cupola.drivers.docker_connect import TRANSFER
 from cupola.drivers.docker_container import SOURCE_HOME, TARGET_HOME, container_name, copying_config, home_name
 from cupola.drivers.docker_errors import unless_gone
 from cupola.drivers.home_archive import ArchiveBroken, HomeArchive
@@ -22,9 +22,6 @@ from cupola.errors import Conflict, DriverUnavailable
 
 PIECE = 1 << 18
 """Bytes of an archive that are passed on at once."""
-
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_TIMEOUT, sock_read=None)
-"""For a transfer, which takes as long as it takes: the engine may think for long before it sends anything."""
 
 
 class EngineCopy:
@@ -65,7 +62,7 @@ class EngineCopy:
 
     async def _pass_archive(self, container: DockerContainer) -> int:
         archive, path = HomeArchive(), f"containers/{container.id}/archive"
-        taking = self._client._query(path, params={"path": SOURCE_HOME}, timeout=_TIMEOUT)
+        taking = self._client._query(path, params={"path": SOURCE_HOME}, timeout=TRANSFER)
         async with taking as taken:
             giving = self._client._query(
                 path,
@@ -73,7 +70,7 @@ class EngineCopy:
                 params={"path": str(PurePosixPath(TARGET_HOME).parent)},
                 data=_filtered(archive, taken),
                 headers={"content-type": "application/x-tar"},
-                timeout=_TIMEOUT,
+                timeout=TRANSFER,
             )
             async with giving:
                 return archive.size
