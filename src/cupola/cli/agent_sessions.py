@@ -38,9 +38,9 @@ class Platform:
         from cupola.client import Client
 
         directory = chosen_state_dir(state_dir)
-        running = running_in(directory)
+        running_in(directory)
         self.client: Client = Client.of(directory, timeout=PATIENCE)
-        self.project = project or running.endpoint.rpartition("/")[2]
+        self.project = project or self.client.project
 
     def agent(self, name: str) -> AgentSessions:
         return AgentSessions(self.client, self.project, name)
@@ -57,9 +57,8 @@ class AgentSessions:
     def __init__(self, client: Client, project: str, agent: str) -> None:
         self.client = client
         self.name = agent
-        where = f"projects/{quote(project, safe='')}/agents/{quote(agent, safe='')}"
-        self.wire = f"/api/{where}/endpoint/sessions"
-        self.own = f"/cupola/{where}/sessions"
+        self.wire = f"{client.wire(agent, project)}/endpoint/sessions"
+        self.own = f"{client.own(agent, project)}/sessions"
 
     def each(self) -> Iterator[Mapping[str, Any]]:
         """All sessions, newest first."""
