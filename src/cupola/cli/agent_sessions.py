@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from cupola.cli.output import spoken_age
+from cupola.cli.options import Output
+from cupola.cli.output import say, say_json, spoken_age
 from cupola.cli.state_dir import chosen_state_dir, running_in
 from cupola.errors import BadRequest, NotFound
 
@@ -99,6 +100,14 @@ class AgentSessions:
     def one(self, session_id: str, action: str = "") -> str:
         """The address of a session beside the wire, or of something that can be done with it."""
         return f"{self.own}/{quote(session_id, safe='')}{action}"
+
+
+def tell(output: Output, value: Any, sentence: str) -> None:
+    """What a command has done: for programs the value, for people the sentence."""
+    if output is Output.JSON:
+        say_json(value)
+    else:
+        say(sentence)
 
 
 def short(session_id: str) -> str:
