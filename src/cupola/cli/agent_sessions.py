@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from cupola.cli.output import spoken_age
+from cupola.cli.options import Output
+from cupola.cli.output import say, say_json, spoken_age
 from cupola.cli.state_dir import chosen_state_dir, running_in
 from cupola.errors import BadRequest, NotFound
 
@@ -38,9 +39,9 @@ class Platform:
         from cupola.client import Client
 
         directory = chosen_state_dir(state_dir)
-        running = running_in(directory)
+        running_in(directory)
         self.client: Client = Client.of(directory, timeout=PATIENCE)
-        self.project = project or running.endpoint.rpartition("/")[2]
+        self.project = project or self.client.project
 
     def agent(self, name: str) -> AgentSessions:
         return AgentSessions(self.client, self.project, name)
@@ -57,9 +58,8 @@ class AgentSessions:
     def __init__(self, client: Client, project: str, agent: str) -> None:
         self.client = client
         self.name = agent
-        where = f"projects/{quote(project, safe='')}/agents/{quote(agent, safe='')}"
-        self.wire = f"/api/{where}/endpoint/sessions"
-        self.own = f"/cupola/{where}/sessions"
+        self.wire = f"{client.wire(agent, project)}/endpoint/sessions"
+        self.own = f"{client.own(agent, project)}/sessions"
 
     def each(self) -> Iterator[Mapping[str, Any]]:
         """All sessions, newest first."""
@@ -100,6 +100,14 @@ class AgentSessions:
     def one(self, session_id: str, action: str = "") -> str:
         """The address of a session beside the wire, or of something that can be done with it."""
         return f"{self.own}/{quote(session_id, safe='')}{action}"
+
+
+def tell(output: Output, value: Any, sentence: str) -> None:
+    """What a command has done: for programs the value, for people the sentence."""
+    if output is Output.JSON:
+        say_json(value)
+    else:
+        say(sentence)
 
 
 def short(session_id: str) -> str:
