@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, short, tell
+from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, pages, short, tell
 from cupola.cli.options import Output, OutputOption, ProjectOption, StateDir
 from cupola.cli.output import say, say_columns, say_json, spoken_size
 
@@ -53,7 +53,7 @@ def snapshots(
     """Show the snapshots of a session, newest first; also of one that was deleted without them."""
     of_agent = Platform(state_dir, project).agent(agent)
     session = of_agent.find_or_gone(session)
-    found = list(of_agent.pages(of_agent.one(session, "/snapshots")))
+    found = list(pages(of_agent.client, of_agent.one(session, "/snapshots")))
     if output is Output.JSON:
         say_json(found)
     elif not found:

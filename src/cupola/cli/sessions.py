@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cupola.cli import session_homes
-from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, short, tell
+from cupola.cli.agent_sessions import Agent, Force, Named, Platform, Which, ago, short, tell
 from cupola.cli.options import Output, OutputOption, ProjectOption, StateDir
 from cupola.cli.output import Exit, complain, say, say_columns, say_json, say_table
 
@@ -135,15 +135,13 @@ def _stop_all(platform: Platform, agent: str | None, output: Output) -> None:
 
 
 def kill(
-    agent: Agent,
-    session: Which,
+    session: Named,
     project: ProjectOption = None,
     state_dir: StateDir = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """End a session's sandbox at once, whatever it does and whether or not it answers; files stay."""
-    of_agent = Platform(state_dir, project).agent(agent)
-    found = of_agent.find(session)
+    of_agent, found = Platform(state_dir, project).named(session)
     of_agent.client.post(of_agent.one(found, ":kill"), None)
     tell(output, {"agent_session_id": found, "killed": True}, f"Killed the sandbox of session {found}; its files stay.")
 
