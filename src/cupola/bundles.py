@@ -1,8 +1,8 @@
 """Debug bundles: all that is known of one session in one archive, for eyes elsewhere, and to run it again.
 
 A bundle is a zip. `bundle.json` says of what it is and in which version of the format; the other members are JSON, or
-a JSON object a line where there may be many (`docs/sessions.md` has the layout). Members may be added; what changes the
-meaning of one gets a new version of the format.
+a JSON object a line where there may be many (`docs/debug-bundles.md` has the layout). Members may be added; what
+changes the meaning of one gets a new version of the format.
 """
 
 from __future__ import annotations

@@ -103,10 +103,22 @@ class Client:
             raise NotRunning(f"No platform runs with state directory {state_dir}: start one with `cupola up`.")
         return cls(running, layout.identity_header.read_text().strip(), layout.ca / "ca.pem", timeout=timeout)
 
+    @property
+    def project(self) -> str:
+        """The project that the platform names in its endpoint."""
+        return self.running.endpoint.rpartition("/")[2]
+
     def own(self, agent: str, project: str | None = None) -> str:
-        """The path of what Cupola itself offers for an agent, by default of the project that the platform names."""
-        project = project or self.running.endpoint.rpartition("/")[2]
-        return f"/cupola/projects/{urllib.parse.quote(project, safe='')}/agents/{urllib.parse.quote(agent, safe='')}"
+        """The path of what Cupola itself offers for an agent, by default of the platform's project."""
+        return f"/cupola/{self._where(agent, project)}"
+
+    def wire(self, agent: str, project: str | None = None) -> str:
+        """The path of an agent on the wire, likewise."""
+        return f"/api/{self._where(agent, project)}"
+
+    def _where(self, agent: str, project: str | None) -> str:
+        project = urllib.parse.quote(project or self.project, safe="")
+        return f"projects/{project}/agents/{urllib.parse.quote(agent, safe='')}"
 
     def get(self, path: str) -> Any:
         """The JSON at `path` (from the root of the host)."""

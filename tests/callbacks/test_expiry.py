@@ -65,5 +65,5 @@ async def test_it_goes_on_after_a_failed_pass(store: Store) -> None:
         await asyncio.wait_for(done.wait(), 5)
         running.cancel()
         await asyncio.wait([running])
-    assert [entry["event"] for entry in logs] == ["a pass over expired state failed"]
+    assert [entry["event"] for entry in logs] == ["a pass failed"]
     assert not await _exists(store, "k")

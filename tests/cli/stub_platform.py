@@ -128,10 +128,14 @@ def _platform(path: str, headers: dict[str, str]) -> tuple[int, object]:
         return 401, {"error": {"code": "unauthorized", "message": "No token."}}
     if path == "/cupola/status":
         return 200, COUNTS
+    if path.startswith("/api/projects/demo/agents?"):
+        return 200, {"data": [{"name": "other"}, {"name": "greeter"}], "last_id": None}
     if path == _OWN.format("demo", "24h"):
         return 200, STATS
     if path == _OWN.format("other", "7d") + "&version=9":
         return 200, {"requests": 0, "errors": 0, "starts": [], "protocols": []}
+    if path == "/api/projects/demo/agents/greeter/endpoint/sessions/s1":
+        return 200, {"agent_session_id": "s1"}
     if path == _SESSIONS.format("s1"):
         return 200, BUNDLE.encode()
     if path.startswith(_ECHO):

@@ -80,6 +80,15 @@ def test_what_is_ended_is_said(sessions: Any) -> None:
     assert "busy" not in sessions("list", "greeter")
 
 
+def test_a_session_alone_will_do(cupola: Command, sessions: Any) -> None:
+    """Where only one agent has it; the button must be found without looking up whose it is."""
+    assert sessions("kill", "thread-1") == "Killed the sandbox of session thread-1; its files stay.\n"
+    unknown = cupola("sessions", "kill", "nobody")
+    assert unknown.returncode == Exit.REFUSED
+    assert "No agent of project 'demo' has a session 'nobody'" in unknown.stderr
+    assert cupola("sessions", "kill", "a", "b", "c").returncode == Exit.USAGE
+
+
 def test_stopping_all_names_what_could_not_be_stopped(cupola: Command) -> None:
     """And fails then; an agent's or the project's."""
     for arguments, where in ((["greeter"], "agent 'greeter'"), ([], "project 'demo'")):

@@ -7,7 +7,6 @@ Every agent carries a variable by which the processes of its sandboxes are found
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -23,7 +22,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.multipart import code_zip
+from tests.support.multipart import upload
+from tests.support.processes import marked
 from tests.support.served import (
     Platform,
     built_image,
@@ -77,20 +77,11 @@ class AsCode:
     driver = "process"
 
     def upload(self, agent: str, definition: Mapping[str, Any]) -> dict[str, Any]:
-        package = code_zip({"main.py": (AGENT / "main.py").read_text()})
-        runtime = f"python_{sys.version_info.major}_{sys.version_info.minor}"
-        described = {**definition, "code_configuration": {"runtime": runtime, "entry_point": ["python", "main.py"]}}
-        return {
-            "headers": {"x-ms-agent-name": agent, "x-ms-code-zip-sha256": hashlib.sha256(package).hexdigest()},
-            "files": {
-                "metadata": (None, json.dumps({"name": agent, "definition": described}), "application/json"),
-                "code": ("agent.zip", package, "application/zip"),
-            },
-        }
+        return upload(agent, definition, (AGENT / "main.py").read_text())
 
     def running(self, server: Server) -> frozenset[str]:
         first: dict[str, psutil.Process] = {}
-        for process, environment in marked(server.mark):
+        for process, environment in marked(MARK, server.mark):
             sandbox = environment["FOUNDRY_AGENT_SESSION_ID"]
             first[sandbox] = min(first.get(sandbox, process), process, key=lambda one: (one.create_time(), one.pid))
         return frozenset(f"{process.pid} {sandbox}" for sandbox, process in first.items())
@@ -112,15 +103,6 @@ class AsImage:
 
     def kill(self, sandbox: str) -> None:
         finish(["docker", "kill", sandbox])
-
-
-def marked(mark: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
-    """The processes of all sandboxes of one server."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            environment = process.environ()
-            if environment.get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process, environment
 
 
 def control_groups(installation: str) -> list[str]:
@@ -199,7 +181,7 @@ class Server:
             self._process.kill()
             self._process.wait(PATIENCE)
         forget(self.state)
-        left = [process for process, _ in marked(self.mark)]
+        left = [process for process, _ in marked(MARK, self.mark)]
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -265,7 +247,7 @@ class Server:
         """What is there of this installation outside its state directory."""
         found = {kind: in_engine(kind, self.installation) for kind in ("container", "network", "volume")}
         found["control group"] = control_groups(self.installation)
-        found["process"] = [" ".join(process.cmdline()) for process, _ in marked(self.mark)]
+        found["process"] = [" ".join(process.cmdline()) for process, _ in marked(MARK, self.mark)]
         return {kind: names for kind, names in found.items() if names}
 
 

@@ -9,9 +9,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.support.processes import marked
 from tests.support.served import client_token, tls_context
 
-from .conftest import Server, Where, eventually, marked
+from .conftest import MARK, Server, Where, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -86,6 +87,6 @@ def _lose_a_sandbox(server: Server, where: Where) -> None:
 def _command_lines(server: Server) -> list[str]:
     """What every user of this machine can read."""
     server.invoke("a1", {}, "s1")
-    found = [" ".join(process.cmdline()) for process, _ in marked(server.mark)]
+    found = [" ".join(process.cmdline()) for process, _ in marked(MARK, server.mark)]
     assert found
     return found

@@ -30,9 +30,10 @@ from tests.kill.disk import full, small_disk
 from tests.kill.invariants import Invariants
 from tests.kill.promises import Promises, Session
 from tests.kill.receipt import Receipt
-from tests.kill.where import MARK, AsContainers, AsProcesses, Seen, Where, marked
+from tests.kill.where import MARK, AsContainers, AsProcesses, Seen, Where
 from tests.kill.workload import Step, Workload
 from tests.support.platform import PROJECT
+from tests.support.processes import marked
 from tests.support.served import Platform, client_token, forget, free_port, in_engine, tls_context
 
 AGENTS = ("a1",)
@@ -197,9 +198,9 @@ class ServedPlatform:
         if self._launcher is not None and self._launcher.stdin is not None:
             self._launcher.stdin.close()
             await self._launcher.wait()
-        for pid, _ in marked(self.mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process, _ in marked(MARK, self.mark):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         forget(self.state)
 
     def left(self) -> list[str]:
@@ -207,7 +208,7 @@ class ServedPlatform:
         installation = (self.state / "id").read_text().strip()
         kinds = ("container", "network") if self.where.name == "docker" else ()
         return [f"{kind} {name}" for kind in kinds for name in in_engine(kind, installation)] + [
-            f"process {pid}" for pid, _ in marked(self.mark)
+            f"process {process.pid}" for process, _ in marked(MARK, self.mark)
         ]
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import os
 import signal
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from cupola.drivers.base import LABEL_INSTALLATION, LABEL_SANDBOX, LABEL_SESSION
-from tests.support.multipart import code_zip
+from tests.support.multipart import upload
+from tests.support.processes import marked
 from tests.support.served import built_image
 
 AGENT = Path(__file__).parent / "agent"
@@ -62,21 +58,12 @@ class AsProcesses:
         self._mark = mark
 
     def upload(self, agent: str, definition: Mapping[str, Any]) -> dict[str, Any]:
-        package = code_zip({"main.py": (AGENT / "main.py").read_text()})
-        runtime = f"python_{sys.version_info.major}_{sys.version_info.minor}"
-        described = {**definition, "code_configuration": {"runtime": runtime, "entry_point": ["python", "main.py"]}}
-        return {
-            "headers": {"x-ms-agent-name": agent, "x-ms-code-zip-sha256": hashlib.sha256(package).hexdigest()},
-            "files": {
-                "metadata": (None, json.dumps({"name": agent, "definition": described}), "application/json"),
-                "code": ("agent.zip", package, "application/zip"),
-            },
-        }
+        return upload(agent, definition, (AGENT / "main.py").read_text())
 
     async def seen(self) -> list[Seen]:
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for pid, environment in marked(self._mark):
-            found[(environment["FOUNDRY_AGENT_SESSION_ID"], environment["IDENTITY_HEADER"])].append(pid)
+        for process, environment in marked(MARK, self._mark):
+            found[(environment["FOUNDRY_AGENT_SESSION_ID"], environment["IDENTITY_HEADER"])].append(process.pid)
         return [Seen(session, header[:12], str(max(pids))) for (session, header), pids in found.items()]
 
     async def kill(self, sandbox: Seen) -> None:
@@ -112,17 +99,6 @@ class AsContainers:
 
     def kept(self, state: Path) -> set[str] | None:
         return None
-
-
-def marked(mark: str) -> list[tuple[int, dict[str, str]]]:
-    """The processes of all sandboxes that carry a mark."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            environment = process.environ()
-            if environment.get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append((process.pid, environment))
-    return found
 
 
 async def _docker(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,20 @@ def code_zip(files: Mapping[str, str] | None = None) -> bytes:
         for name, content in (files or {"main.py": "print('hello')"}).items():
             archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
+
+
+def upload(agent: str, definition: Mapping[str, Any], main: str) -> dict[str, Any]:
+    """The arguments of httpx's call that creates `agent` from a single file of code, for this Python."""
+    package = code_zip({"main.py": main})
+    runtime = f"python_{sys.version_info.major}_{sys.version_info.minor}"
+    described = {**definition, "code_configuration": {"runtime": runtime, "entry_point": ["python", "main.py"]}}
+    return {
+        "headers": {"x-ms-agent-name": agent, "x-ms-code-zip-sha256": hashlib.sha256(package).hexdigest()},
+        "files": {
+            "metadata": (None, json.dumps({"name": agent, "definition": described}), "application/json"),
+            "code": ("agent.zip", package, "application/zip"),
+        },
+    }
 
 
 def metadata(definition: Mapping[str, Any] = DEFINITION, **fields: Any) -> bytes:

@@ -35,6 +35,7 @@ from cupola.web.paging import page_from
 from cupola.web.query import flag
 from cupola.web.ranges import http_date, wanted_part
 from cupola.web.reply import json_reply, no_content
+from cupola.web.stream import until_left
 
 MAX_UPLOAD = 50 * 1024 * 1024
 """Bytes of one uploaded file (control-plane.md §3)."""
@@ -196,7 +197,7 @@ async def _send_file(file: OpenFile, request: Request, receive: Receive, send: S
     if request.method == "HEAD":
         await send({"type": "http.response.body"})
         return
-    leaving = asyncio.ensure_future(_left(receive))
+    leaving = asyncio.ensure_future(until_left(receive))
     try:
         async for piece in file.read(part.start, part.end):
             if leaving.done():
@@ -206,12 +207,6 @@ async def _send_file(file: OpenFile, request: Request, receive: Receive, send: S
     finally:
         leaving.cancel()
         await asyncio.wait([leaving])
-
-
-async def _left(receive: Receive) -> None:
-    """Until the caller has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _path_text(request: Request, default: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Warm pools, seen and resized: Cupola's own, beside the wire (`docs/sessions.md`)."""
+"""Warm pools, seen and resized: Cupola's own, beside the wire (`docs/warm-starts.md`)."""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
 
 import structlog
 
+from cupola.passes import again_and_again
 from cupola.store import Store
 from cupola.store import state as rows
 
@@ -29,13 +29,7 @@ class StateExpiry:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            await asyncio.sleep(self._pause)
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over expired state failed")
+        await again_and_again(self.once, "expired state", pause=self._pause)
 
     async def once(self) -> int:
         """One pass, some items in each change; how many it removed."""

@@ -1,4 +1,4 @@
-"""`cupola debug-bundle AGENT SESSION`: one archive with all that is known of a session."""
+"""`cupola debug-bundle [AGENT] SESSION`: one archive with all that is known of a session."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
+from cupola.cli.agent_sessions import Named, Platform
 from cupola.cli.options import Output, OutputOption, ProjectOption, StateDir
 from cupola.cli.output import say, say_json
-from cupola.cli.state_dir import chosen_state_dir, running_in
 from cupola.errors import SetupError
 
 
 def debug_bundle(
-    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
-    session: Annotated[str, typer.Argument(help="Id of the session.")],
+    session: Named,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write it.", show_default="AGENT-SESSION.zip"),
@@ -31,13 +29,9 @@ def debug_bundle(
 
     Look through it before you give it away: what agent and caller said to each other is in it.
     """
-    from cupola.client import Client
-
-    directory = chosen_state_dir(state_dir)
-    running_in(directory)
-    client = Client.of(directory)
-    path = out or Path(f"{agent}-{session[:16]}.zip")
-    size = _written(path, client.pieces(f"{client.own(agent, project)}/sessions/{quote(session, safe='')}/bundle"))
+    of_agent, found = Platform(state_dir, project).named(session)
+    path = out or Path(f"{of_agent.name}-{found[:16]}.zip")
+    size = _written(path, of_agent.client.pieces(of_agent.one(found, "/bundle")))
     if output is Output.JSON:
         say_json({"path": str(path), "bytes": size})
         return

@@ -123,7 +123,7 @@ def _compiled(expression: str | None) -> re.Pattern[str] | None:
 
 
 def _last_session(client: Any, agent: str, project: str | None) -> str:
-    path = client.own(agent, project).replace("/cupola/projects/", "/api/projects/", 1)
+    path = client.wire(agent, project)
     found = client.get(f"{path}/endpoint/sessions?api-version=v1&limit=1&order=desc")["data"]
     if not found:
         raise NotFound(f"Agent '{agent}' has no session.")

@@ -53,12 +53,9 @@ def replay(
     if not recorded.turns:
         raise BadRequest(f"{bundle} holds no input to send again. {_left_out(recorded)}".rstrip())
     directory = chosen_state_dir(state_dir)
-    running = running_in(directory)
+    running_in(directory)
     client = Client.of(directory, timeout=_TIMEOUT)
-    again = Replay(
-        client, recorded, project or running.endpoint.rpartition("/")[2], agent or recorded.agent,
-        version or recorded.version,
-    )  # fmt: skip
+    again = Replay(client, recorded, project or client.project, agent or recorded.agent, version or recorded.version)
     if deploy:
         again.deploy(variables)
     again.begin()

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, short
+from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, pages, short, tell
 from cupola.cli.options import Output, OutputOption, ProjectOption, StateDir
 from cupola.cli.output import say, say_columns, say_json, spoken_size
 
@@ -40,10 +40,7 @@ def snapshot(
     found = of_agent.find(session)
     wanted: dict[str, Any] = {"stop": stop, "force": force, **({} if note is None else {"note": note})}
     made = of_agent.client.post(of_agent.one(found, "/snapshots"), wanted)
-    if output is Output.JSON:
-        say_json(made)
-    else:
-        say(f"Made snapshot {made['id']} of session {found} ({spoken_size(made['size'])}).")
+    tell(output, made, f"Made snapshot {made['id']} of session {found} ({spoken_size(made['size'])}).")
 
 
 def snapshots(
@@ -56,7 +53,7 @@ def snapshots(
     """Show the snapshots of a session, newest first; also of one that was deleted without them."""
     of_agent = Platform(state_dir, project).agent(agent)
     session = of_agent.find_or_gone(session)
-    found = list(of_agent.pages(of_agent.one(session, "/snapshots")))
+    found = list(pages(of_agent.client, of_agent.one(session, "/snapshots")))
     if output is Output.JSON:
         say_json(found)
     elif not found:
@@ -88,10 +85,8 @@ def delete_snapshot(
     of_agent = Platform(state_dir, project).agent(agent)
     session = of_agent.find_or_gone(session)
     of_agent.client.delete(of_agent.one(session, f"/snapshots/{quote(snapshot, safe='')}"))
-    if output is Output.JSON:
-        say_json({"id": snapshot, "agent_session_id": session, "deleted": True})
-    else:
-        say(f"Deleted snapshot {snapshot} of session {session}.")
+    deleted = {"id": snapshot, "agent_session_id": session, "deleted": True}
+    tell(output, deleted, f"Deleted snapshot {snapshot} of session {session}.")
 
 
 def restore(
@@ -107,10 +102,7 @@ def restore(
     of_agent = Platform(state_dir, project).agent(agent)
     found = of_agent.find(session)
     restored = of_agent.client.post(of_agent.one(found, ":restore"), {"snapshot": snapshot, "force": force})
-    if output is Output.JSON:
-        say_json(restored)
-    else:
-        say(f"Session {found} has the files of snapshot {snapshot} again; what it had since is gone.")
+    tell(output, restored, f"Session {found} has the files of snapshot {snapshot} again; what it had since is gone.")
 
 
 def fork(
@@ -133,8 +125,5 @@ def fork(
     given = {"snapshot": snapshot, "agent_session_id": new_id, "owner": "me" if mine else None}
     wanted = {name: value for name, value in given.items() if value is not None}
     made = of_agent.client.post(of_agent.one(found, ":fork"), wanted)
-    if output is Output.JSON:
-        say_json(made)
-    else:
-        files = f"snapshot {snapshot}" if snapshot is not None else f"session {short(found)}"
-        say(f"Session {made['agent_session_id']} begins with the files of {files}.")
+    files = f"snapshot {snapshot}" if snapshot is not None else f"session {short(found)}"
+    tell(output, made, f"Session {made['agent_session_id']} begins with the files of {files}.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cupola.cli import session_homes
-from cupola.cli.agent_sessions import Agent, Force, Platform, Which, ago, short
+from cupola.cli.agent_sessions import Agent, Force, Named, Platform, Which, ago, short, tell
 from cupola.cli.options import Output, OutputOption, ProjectOption, StateDir
 from cupola.cli.output import Exit, complain, say, say_columns, say_json, say_table
 
@@ -117,7 +117,7 @@ def stop(
     of_agent = platform.agent(agent)
     found = of_agent.find(session)
     of_agent.client.post(f"{of_agent.wire}/{found}:stop", None)
-    _done(output, found, "stopped", f"Stopped session {found}; its files stay.")
+    tell(output, {"agent_session_id": found, "stopped": True}, f"Stopped session {found}; its files stay.")
 
 
 def _stop_all(platform: Platform, agent: str | None, output: Output) -> None:
@@ -135,17 +135,15 @@ def _stop_all(platform: Platform, agent: str | None, output: Output) -> None:
 
 
 def kill(
-    agent: Agent,
-    session: Which,
+    session: Named,
     project: ProjectOption = None,
     state_dir: StateDir = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """End a session's sandbox at once, whatever it does and whether or not it answers; files stay."""
-    of_agent = Platform(state_dir, project).agent(agent)
-    found = of_agent.find(session)
+    of_agent, found = Platform(state_dir, project).named(session)
     of_agent.client.post(of_agent.one(found, ":kill"), None)
-    _done(output, found, "killed", f"Killed the sandbox of session {found}; its files stay.")
+    tell(output, {"agent_session_id": found, "killed": True}, f"Killed the sandbox of session {found}; its files stay.")
 
 
 def delete(
@@ -161,14 +159,7 @@ def delete(
     found = of_agent.find(session)
     of_agent.client.delete(f"{of_agent.wire}/{found}?keep_snapshots={str(keep_snapshots).lower()}")
     with_it = "its files; its snapshots stay" if keep_snapshots else "its files and snapshots"
-    _done(output, found, "deleted", f"Deleted session {found} with {with_it}.")
-
-
-def _done(output: Output, session: str, what: str, sentence: str) -> None:
-    if output is Output.JSON:
-        say_json({"agent_session_id": session, what: True})
-    else:
-        say(sentence)
+    tell(output, {"agent_session_id": found, "deleted": True}, f"Deleted session {found} with {with_it}.")
 
 
 def move(
@@ -193,7 +184,7 @@ def move(
     if session is not None:
         wanted = {"agent_version": to, "dry_run": dry_run, "force": force}
         moved = of_agent.client.post(of_agent.one(of_agent.find(session), ":move"), wanted)
-        say_json(moved) if output is Output.JSON else say(_sentence(moved))
+        tell(output, moved, _sentence(moved))
         return
     wanted = {"to": to, "dry_run": dry_run, "force": force, **({} if origin is None else {"from": origin})}
     moves = of_agent.client.post(f"{of_agent.own}:move", wanted)["data"]

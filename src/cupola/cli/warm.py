@@ -38,9 +38,9 @@ def warm(
     if default and size is not None:
         raise BadRequest("Give either a size or --default.")
     directory = chosen_state_dir(state_dir)
-    running = running_in(directory)
+    running_in(directory)
     client = Client.of(directory)
-    own = f"/cupola/projects/{quote(project or running.endpoint.rpartition('/')[2])}/agents/{quote(agent, safe='')}"
+    own = client.own(agent, project)
     pools = client.get(f"{own}/warm")["data"]
     if default or size is not None:
         meant = version or only_version(agent, pools)

@@ -88,7 +88,6 @@ from cupola.drivers.docker_network import (
     remove_network,
 )
 from cupola.drivers.docker_output import LogReader
-from cupola.drivers.docker_volumes import HomeVolumes
 from cupola.errors import StartFailed
 
 FOLLOW_AGAIN = (0.1, 5.0)
@@ -155,7 +154,6 @@ class DockerDriver:
         self._unprivileged: dict[str, bool] = {}
         self._opened_homes: set[str] = set()
         self._homes = DockerHomes(client, installation, reaching=reaching_volumes)
-        self._volumes = HomeVolumes(client, installation, reaching=reaching_volumes)
 
     @property
     def about(self) -> str:
@@ -305,16 +303,16 @@ class DockerDriver:
         return await self._homes.files(home, image, (await self._find_place()).traits)
 
     async def delete_home(self, home: str) -> None:
-        await self._volumes.delete(home)
+        await self._homes.delete(home)
         self._opened_homes.discard(home)
 
     async def copy_home(self, source: str, target: str) -> int:
         place = await self._find_place()
         self._opened_homes.discard(target)
-        return await self._volumes.copy(source, target, here=place.traits.shares_kernel)
+        return await self._homes.copy(source, target, place.traits)
 
     async def aclose(self) -> None:
-        self._volumes.close()
+        self._homes.close()
         await self._client.close()
 
     async def remove_installation(self) -> None:
@@ -381,7 +379,7 @@ class DockerDriver:
         name = container_name(self._installation, spec.sandbox_id)
         with engine_errors("create a sandbox"):
             if place.traits.podman:  # which forgets the labels of volumes that it makes by the way
-                await self._volumes.make(spec.home)
+                await self._homes.make(spec.home, None, place.traits)
             try:
                 return await self._client.containers.create(config, name=name)
             except DockerError as error:

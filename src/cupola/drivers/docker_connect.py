@@ -33,6 +33,9 @@ ANSWER_TIMEOUT = 120.0
 FOLLOWING = aiohttp.ClientTimeout()
 """None: a sandbox may be silent for days."""
 
+TRANSFER = aiohttp.ClientTimeout(sock_connect=ANSWER_TIMEOUT)
+"""For an archive, which takes as long as it takes; the engine may think for long before it sends anything."""
+
 
 async def open_engine(environ: Mapping[str, str], home: Path) -> tuple[Docker, EngineTraits]:
     """A client of the first engine that can be used, which the caller closes. Raises `DriverUnavailable`."""

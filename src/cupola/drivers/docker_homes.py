@@ -1,51 +1,47 @@
-"""Homes in an engine: volumes, made as the first start would make them, and the way to their files.
+"""Homes in an engine: made as the first start would make them, read and written, copied, deleted.
 
-An engine that shares this host's kernel keeps its volumes where root reaches them (`host_files`). Elsewhere the engine
-itself reads and writes them (`engine_files`).
+Where this process reaches their volumes (`docker_volumes`) it works in them itself: `host_files`, and `home_copy`,
+which shares blocks where it can. Elsewhere the engine does it: `engine_files`, `docker_copy`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
-from aiodocker.volumes import DockerVolume
 
 from cupola.drivers.base import HomeFiles, ImageSource
-from cupola.drivers.docker_container import (
-    container_name,
-    home_mount,
-    home_name,
-    labelled_home,
-    own_labels,
-)
+from cupola.drivers.docker_container import container_name, home_mount, own_labels
+from cupola.drivers.docker_copy import EngineCopy
 from cupola.drivers.docker_engine import EngineTraits
 from cupola.drivers.docker_errors import engine_errors, unless_gone
+from cupola.drivers.docker_volumes import HomeVolumes
 from cupola.drivers.engine_files import EngineFiles
+from cupola.drivers.home_copy import Copying
 from cupola.drivers.host_files import HostFiles
 from cupola.drivers.threads import finished
+from cupola.errors import Conflict
 
 
 class DockerHomes:
-    """The homes of one installation in one engine. Without `reaching`, volumes are never touched directly."""
+    """The homes of one installation in one engine. `reaching`: see `HomeVolumes`."""
 
     def __init__(self, client: Docker, installation: str, *, reaching: bool = True) -> None:
         self._client = client
         self._installation = installation
-        self._reaching = reaching
+        self._volumes = HomeVolumes(client, installation, reaching=reaching)
+        self._copying = Copying()
+        self._copying_through = EngineCopy(client, installation)
 
     async def make(self, home: str, image: ImageSource | None, traits: EngineTraits) -> None:
         """See `Driver.make_home`. Docker copies what the image has at HOME when it mounts a new volume."""
         with engine_errors("make a home"):
-            if await self._volume(home) is not None:
+            if await self._volumes.directory(home) is not None:
                 return
             if image is not None and not traits.podman:
                 try:
@@ -54,23 +50,46 @@ class DockerHomes:
                 except DockerError as error:
                     if error.status != 404:  # an image that is gone has nothing to copy
                         raise
-            await self._client.volumes.create(labelled_home(home, self._installation))  # type: ignore[no-untyped-call]  # aiodocker
+            await self._volumes.make(home)
 
     async def files(self, home: str, image: ImageSource | None, traits: EngineTraits) -> HomeFiles | None:
         """See `Driver.home_files`."""
         with engine_errors("look for a home"):
-            volume = await self._volume(home)
-        if volume is None:
+            directory = await self._volumes.directory(home)
+        if directory is None:
             return None
-        directory = Path(volume["Mountpoint"])
-        if self._reaching and traits.shares_kernel and await asyncio.to_thread(_reachable, directory):
+        if await self._volumes.reaches(traits, directory):
             return HostFiles(directory, directory.parent, shared=True)
         assert image is not None, "code does not run in an engine"
         return EngineFiles(self._client, partial(self._over_home, home, image))
 
-    async def _volume(self, home: str) -> Mapping[str, Any] | None:
-        volume = DockerVolume(self._client, home_name(self._installation, home))  # type: ignore[no-untyped-call]  # aiodocker
-        return await unless_gone(volume.show())  # type: ignore[no-untyped-call]  # aiodocker
+    async def copy(self, source: str, target: str, traits: EngineTraits) -> int:
+        """See `Driver.copy_home`."""
+        await self.delete(target)
+        with engine_errors("copy a home"):
+            whence = await self._volumes.directory(source)
+            if whence is None:
+                return 0
+            await self._volumes.make(target)
+            whither = await self._volumes.directory(target)
+            if whither is not None and await self._volumes.reaches(traits, whence, whither):
+                return await self._copying.copy(whence, whither)
+            return await self._copying_through.copy(source, target)
+
+    async def delete(self, home: str) -> None:
+        """See `Driver.delete_home`. What a broken copy into it has left goes first: that holds the volume."""
+        with engine_errors("delete a home"):
+            await self._copying_through.remove(home)
+            try:
+                await self._volumes.remove(home)
+            except DockerError as error:
+                if error.status == 409:
+                    raise Conflict(f"The home {home} is in use by a sandbox: stop it first.") from error
+                if error.status != 404:
+                    raise
+
+    def close(self) -> None:
+        self._copying.close()
 
     @asynccontextmanager
     async def _over_home(self, home: str, image: ImageSource, command: Sequence[str]) -> AsyncIterator[DockerContainer]:
@@ -98,8 +117,3 @@ class DockerHomes:
             yield container
         finally:
             await finished(unless_gone(container.delete(force=True)))
-
-
-def _reachable(directory: Path) -> bool:
-    """Whether this process may do with a volume what the engine may: who is not root would lose the owners."""
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and directory.is_dir()

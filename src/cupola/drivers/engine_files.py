@@ -22,7 +22,7 @@ from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
 
 from cupola.drivers.base import SANDBOX_HOME
-from cupola.drivers.docker_connect import ANSWER_TIMEOUT
+from cupola.drivers.docker_connect import TRANSFER
 from cupola.drivers.docker_errors import engine_errors
 from cupola.drivers.engine_archive import DIRECTORY, FILE, ArchiveReader, Found, listed_entry, made_archive
 from cupola.drivers.threads import finished
@@ -41,8 +41,6 @@ from cupola.files import (
 )
 
 _STAT = "X-Docker-Container-Path-Stat"
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_TIMEOUT)
-"""For a transfer, which takes as long as it takes."""
 
 Container = Callable[[Sequence[str]], AbstractAsyncContextManager[DockerContainer]]
 """Makes a container over the home that would run a command, and removes it at the end."""
@@ -198,7 +196,7 @@ class _Look:
             params={"path": SANDBOX_HOME, "noOverwriteDirNonDir": "1"},
             data=made_archive(new, file, owner),
             headers={"content-type": "application/x-tar"},
-            timeout=_TIMEOUT,
+            timeout=TRANSFER,
         )
         try:
             async with query as reply:
@@ -223,7 +221,7 @@ class _Look:
     async def packed(self, path: HomePath, *, wanted: HomePath) -> AsyncIterator[aiohttp.ClientResponse]:
         """The engine's answer with the archive of a path; `wanted` is what is missing where that is not there."""
         try:
-            async with self._client._query(self._address, params={"path": _seen(path)}, timeout=_TIMEOUT) as reply:
+            async with self._client._query(self._address, params={"path": _seen(path)}, timeout=TRANSFER) as reply:
                 try:
                     yield reply
                 finally:

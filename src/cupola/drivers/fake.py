@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from cupola.drivers.base import (
 )
 from cupola.drivers.fake_files import FakeFiles
 from cupola.drivers.fake_hooks import AFTER_RESTORE, BEFORE_SNAPSHOT, NAMES_HOOKS, Hooks
+from cupola.drivers.fake_server import Listening
 from cupola.errors import Conflict, StartFailed
 from cupola.runs import OutputLine, Stream
 
@@ -139,8 +139,7 @@ class FakeSandbox:
         self.address: Address | None = None
         self.observation: Observation | None = None
         self._ended = asyncio.Event()
-        self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._listening: list[Listening] = []
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -153,14 +152,14 @@ class FakeSandbox:
 
     async def start(self) -> Address:
         """Listens, and plays what the behaviour says happens at once."""
-        server, port = await self._listen()
-        self.address = Address("127.0.0.1", port)
+        listening = self._listen()
+        self.address = Address("127.0.0.1", listening.port)
         if self.behaviour.wrong_port:
-            await self._listen()
+            self._listen()
         if self.behaviour.wrong_port or self.behaviour.local_only:
-            server.close()
-        if self._ended.is_set():  # killed while it began to listen
-            server.close()
+            listening.close()
+        if self._ended.is_set():  # killed before it began to listen
+            listening.close()
             return self.address
         self.observation = Observation(Life.RUNNING)
         for line in self.behaviour.output:
@@ -171,14 +170,9 @@ class FakeSandbox:
             self.exit(self.behaviour.exit_code)
         return self.address
 
-    async def _listen(self) -> tuple[asyncio.Server, int]:
-        # Nothing here can be cancelled before the server is one of those that `aclose` closes.
-        bound = socket.create_server(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        server = await asyncio.start_server(self._serve, sock=bound, start_serving=False)
-        self._servers.append(server)
-        await server.start_serving()
-        return server, port
+    def _listen(self) -> Listening:
+        self._listening.append(Listening(self._serve))
+        return self._listening[-1]
 
     def print(self, text: str, stream: Stream = Stream.STDOUT) -> None:
         """Writes a line of output."""
@@ -201,10 +195,8 @@ class FakeSandbox:
     def _end(self, observation: Observation) -> None:
         if self.observation is None or self.observation.life is Life.RUNNING:
             self.observation = observation
-        for server in self._servers:
-            server.close()
-        for connection in self._connections:
-            connection.cancel()
+        for listening in self._listening:
+            listening.break_off()
         self._ended.set()
         self.written.set()
 
@@ -225,23 +217,17 @@ class FakeSandbox:
     async def aclose(self) -> None:
         """SIGKILL, and everything that was open is closed on return."""
         self.exit(KILLED)
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*(listening.ended() for listening in self._listening))
 
     def listeners(self) -> Sequence[Listener]:
         """What a look into its network would show."""
         if self._ended.is_set() or self.address is None:
             return []
         host = "127.0.0.1" if self.behaviour.local_only else "0.0.0.0"  # noqa: S104 - what is said, not done
-        ports = [one.getsockname()[1] for server in self._servers for one in server.sockets]
+        ports = [listening.port for listening in self._listening if listening.is_open]
         return [Listener(host, port) for port in ports or [self.address.port]]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._ended.is_set():
-            writer.transport.abort()  # accepted while the process ended: nobody would close it later
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
         try:
             early = b""
             while (request := await read_request(reader, early)) is not None:
@@ -255,7 +241,6 @@ class FakeSandbox:
         except (ConnectionError, asyncio.CancelledError):
             writer.transport.abort()  # the peer left, or the process "ended": no goodbye either way
         finally:
-            self._connections.discard(task)
             writer.close()
 
     async def _answer_or_leave(

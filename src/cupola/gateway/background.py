@@ -27,6 +27,7 @@ from cupola.gateway.record import Recorder
 from cupola.sandboxes.live import LiveSandbox
 from cupola.store import Store
 from cupola.store import responses as rows
+from cupola.web.stream import until_left
 
 log = structlog.get_logger()
 
@@ -90,7 +91,7 @@ class Background:
     async def run(self, work: Coroutine[Any, Any, None], receive: Receive, relay: Relay) -> None:
         """Runs `work`, which answers through `relay`, to its end; returns as soon as the caller has left."""
         task = self._begin(work)
-        leaving = asyncio.create_task(_disconnect(receive))
+        leaving = asyncio.create_task(until_left(receive))
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -169,11 +170,6 @@ class Background:
     def _filled(self, response: StoredResponse, body: Mapping[str, Any]) -> dict[str, Any]:
         start = {**defaults({}, response), **response.body}
         return filled(start, response, body, "completed", self._clock())
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

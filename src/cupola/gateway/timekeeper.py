@@ -6,7 +6,6 @@ it, which is the price; nothing else depends on it. What is kept is bounded in d
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from cupola.passes import again_and_again
 from cupola.store import Store
 from cupola.store import timings as rows
 from cupola.timings import Stopwatch, Timing
@@ -40,6 +40,7 @@ class Timekeeper:
         self._most = most
         self._clock = clock
         self._waiting: list[Timing] = []
+        self._rounds = 0
 
     def keep(self, timing: Timing) -> None:
         """Takes one; it is on the disk within about a second."""
@@ -60,17 +61,13 @@ class Timekeeper:
 
     async def run(self) -> None:
         """Until cancelled. A round that fails is logged; the next one tries again."""
-        rounds = 0
-        while True:
-            await asyncio.sleep(_PAUSE)
-            rounds += 1
-            try:
-                self.write()
-                if rounds % _SWEEP_EVERY == 0:
-                    await self.sweep()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("timings could not be kept")
+        await again_and_again(self._round, "timings", pause=_PAUSE)
+
+    async def _round(self) -> None:
+        self._rounds += 1
+        self.write()
+        if self._rounds % _SWEEP_EVERY == 0:
+            await self.sweep()
 
     async def sweep(self) -> int:
         """Forgets what is too old or too much, and returns how many these were."""

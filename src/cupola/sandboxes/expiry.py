@@ -10,12 +10,12 @@ while without a jump.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
 
 from cupola.errors import CupolaError
+from cupola.passes import again_and_again
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import Desired, Session, SessionStatus
 from cupola.store import Store
@@ -49,13 +49,7 @@ class Expiry:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            await asyncio.sleep(PAUSE)
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over expired sessions failed")
+        await again_and_again(self.once, "expired sessions", pause=PAUSE)
 
     async def once(self) -> None:
         """One pass: ends those that are over; those in use have been accessed now."""

@@ -16,6 +16,7 @@ import structlog
 
 from cupola.errors import CupolaError
 from cupola.limits import over_budget
+from cupola.passes import again_and_again
 from cupola.sandboxes.live import LiveSandbox, SessionKey
 from cupola.sandboxes.ready import Sandboxes
 from cupola.sessions import is_idle
@@ -58,14 +59,7 @@ class Reaper:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        pause = min(_LONGEST_PAUSE, max(0.2, self._default_timeout / 4))
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass of the reaper failed")
+        await again_and_again(self.once, "what runs", pause=min(_LONGEST_PAUSE, max(0.2, self._default_timeout / 4)))
 
     async def once(self) -> None:
         """One pass."""

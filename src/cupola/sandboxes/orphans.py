@@ -7,7 +7,6 @@ from taking what is just being made.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ import structlog
 
 from cupola.drivers.base import LABEL_SANDBOX, Found
 from cupola.errors import CupolaError
+from cupola.passes import again_and_again
 from cupola.sandboxes.live import LiveSandboxes
 from cupola.sandboxes.places import Places
 from cupola.sandboxes.start import Place, Starter
@@ -49,13 +49,7 @@ class Orphans:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            await asyncio.sleep(min(_MOST_BETWEEN_PASSES, max(1.0, self._grace / 2)))
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over orphans failed")
+        await again_and_again(self.once, "orphans", pause=min(_MOST_BETWEEN_PASSES, max(1.0, self._grace / 2)))
 
     async def once(self) -> None:
         """One pass: remembers whom it sees for the first time, removes who has been alone for too long."""

@@ -9,7 +9,6 @@ unfinished for a moment.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
@@ -21,6 +20,7 @@ import structlog
 from cupola.agents import VersionStatus
 from cupola.conversations import StoredResponse
 from cupola.errors import CupolaError
+from cupola.passes import again_and_again
 from cupola.sandboxes.homes import Homes
 from cupola.sandboxes.live import LiveSandbox
 from cupola.sandboxes.lost import LostResponses
@@ -70,13 +70,7 @@ class Unfinished:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            await asyncio.sleep(_PAUSE)
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over what is unfinished failed")
+        await again_and_again(self.once, "what is unfinished", pause=_PAUSE)
 
     async def once(self) -> None:
         """One pass. What cannot be ended yet is tried again in the next."""

@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 async def send_stream(receive: Receive, send: Send, media_type: str, pieces: AsyncGenerator[bytes]) -> None:
     """A 200 with `pieces`, until they end or the caller leaves; they are closed in either case."""
     sending = asyncio.ensure_future(_send(send, media_type, pieces))
-    watching = asyncio.ensure_future(_until_left(receive))
+    watching = asyncio.ensure_future(until_left(receive))
     try:
         await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
         if sending.done():
@@ -36,6 +36,7 @@ async def _send(send: Send, media_type: str, pieces: AsyncGenerator[bytes]) -> N
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_left(receive: Receive) -> None:
+async def until_left(receive: Receive) -> None:
+    """Ends when the caller has gone; what it still sends is passed over."""
     while (await receive())["type"] != "http.disconnect":
         pass

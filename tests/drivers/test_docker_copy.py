@@ -10,8 +10,10 @@ import pytest
 from aiodocker import Docker
 
 from cupola.drivers.base import SANDBOX_HOME
+from cupola.drivers.docker_connect import read_traits
 from cupola.drivers.docker_container import home_name
-from cupola.drivers.docker_volumes import HomeVolumes
+from cupola.drivers.docker_copy import EngineCopy
+from cupola.drivers.docker_homes import DockerHomes
 from tests.contract.place_docker import base_image, open_client
 
 pytestmark = pytest.mark.engine
@@ -50,24 +52,25 @@ async def client() -> AsyncIterator[Docker]:
 async def installation(client: Docker) -> AsyncIterator[str]:
     name = f"test-{uuid4().hex[:12]}"
     yield name
-    volumes = HomeVolumes(client, name)
+    homes = DockerHomes(client, name)
     for home in ("h1", "h2"):
-        await volumes.delete(home)
-    volumes.close()
+        await homes.delete(home)
+    homes.close()
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["directories", "archive"])
 async def test_copies_keep_modes_owners_times_and_links(client: Docker, installation: str, here: bool) -> None:
     """Whichever way: only the FIFO is missing, and the container that served for it is gone."""
-    volumes = HomeVolumes(client, installation)
+    traits = await read_traits(client)
+    homes = DockerHomes(client, installation, reaching=here)
     try:
-        await volumes.make("h1")
+        await homes.make("h1", None, traits)
         assert await run(client, home_name(installation, "h1"), FILL) == ""
-        assert await volumes.copy("h1", "h2", here=here) == 8
+        assert await homes.copy("h1", "h2", traits) == 8
         before = await run(client, home_name(installation, "h1"), LOOK)
         after = await run(client, home_name(installation, "h2"), LOOK)
     finally:
-        volumes.close()
+        homes.close()
     assert "pipe p" in before
     assert after.splitlines() == [line for line in before.splitlines() if not line.startswith("pipe")]
     assert "sub/run.sh f 751 1000 1001" in after
@@ -77,25 +80,27 @@ async def test_copies_keep_modes_owners_times_and_links(client: Docker, installa
 
 async def test_a_copy_that_was_broken_off_can_be_deleted(client: Docker, installation: str) -> None:
     """A crash leaves the container of a copy with both volumes in it: deleting the target removes it first."""
-    volumes = HomeVolumes(client, installation)
+    traits = await read_traits(client)
+    homes = DockerHomes(client, installation)
     try:
         for home in ("h1", "h2"):
-            await volumes.make(home)
-        await volumes._make_copier("h1", "h2")
-        await volumes.delete("h2")
-        assert await volumes.directory("h2") is None
-        await volumes.delete("h1")
+            await homes.make(home, None, traits)
+        await EngineCopy(client, installation).begin("h1", "h2")
+        await homes.delete("h2")
+        assert await homes.files("h2", None, traits) is None
+        await homes.delete("h1")
     finally:
-        volumes.close()
+        homes.close()
 
 
 async def test_labels_are_on_copies(client: Docker, installation: str) -> None:
     """A copy is a home of this installation like any other."""
-    volumes = HomeVolumes(client, installation)
+    traits = await read_traits(client)
+    homes = DockerHomes(client, installation)
     try:
-        await volumes.make("h1")
-        await volumes.copy("h1", "h2", here=True)
+        await homes.make("h1", None, traits)
+        await homes.copy("h1", "h2", traits)
     finally:
-        volumes.close()
+        homes.close()
     shown = await client._query_json(f"volumes/{home_name(installation, 'h2')}")
     assert shown["Labels"] == {"cupola.installation": installation}
