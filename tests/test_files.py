@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from cupola.errors import BadRequest
-from cupola.files import HomePath, read_path
+from cupola.errors import BadRequest, SetupError
+from cupola.files import HomePath, read_path, room_explained
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,17 @@ def test_what_no_file_can_be_called(text: str, said: str) -> None:
     assert said in refused.value.message
     assert len(refused.value.message) < 200
     refused.value.message.encode()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said(number: int) -> None:
+    """With the code that clients know from the store."""
+    with pytest.raises(SetupError, match="No space is left") as caught, room_explained():
+        raise OSError(number, "nothing more can be written")
+    assert caught.value.code == "storage_full"
+
+
+def test_other_errors_of_the_disk_pass() -> None:
+    """They are no matter of room."""
+    with pytest.raises(PermissionError), room_explained():
+        raise PermissionError(errno.EACCES, "not yours")

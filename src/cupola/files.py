@@ -7,6 +7,9 @@ Source: control-plane.md §2.6.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cupola.errors import BadRequest, Conflict, NotFound, SetupError
@@ -135,9 +138,24 @@ def cut_short(path: HomePath) -> Conflict:
     return Conflict(f"{_shown(path)} was cut short while it was read: read it again.", param="path")
 
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the file system says when nothing more can be written."""
+
+
+@contextmanager
+def room_explained() -> Iterator[None]:
+    """A full disk becomes an error of ours; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room() from error
+        raise
+
+
 def no_room() -> SetupError:
     return SetupError(
-        "No space is left on the disk that holds the files of sessions; make room there, and upload again.",
+        "No space is left on the disk that holds the files of sessions; make room there, and try again.",
         code="storage_full",
     )
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,38 @@ import pytest
 from cupola.drivers import home_copy
 from cupola.drivers.home_copy import DEEPEST, Copying, GivenUp, copy_tree, shares_blocks
 from cupola.errors import Conflict
+
+FULL = """
+import asyncio, sys
+from pathlib import Path
+from cupola.drivers.home_copy import Copying
+from cupola.errors import SetupError
+
+async def main(root):
+    source, target = root / "source", root / "target"
+    source.mkdir(), target.mkdir()
+    (source / "big").write_bytes(b"x" * 700_000)
+    copying = Copying()
+    try:
+        await copying.copy(source, target)
+    except SetupError as error:
+        print(error.code)
+    finally:
+        copying.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """The same error as everywhere else; the target is for the caller to remove."""
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "
+    command = ["unshare", "--mount", "sh", "-c", mount + '"$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    done = subprocess.run([*command, sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("storage_full\n", "")
+
 
 DAY_ONE = (86400 * 10**9, 86400 * 10**9 + 5)
 

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cupola.errors import Conflict
+from cupola.files import room_explained
 
 if sys.platform != "win32":
     import fcntl
@@ -59,11 +60,15 @@ class Copying:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="cupola-copy")
 
     async def copy(self, source: Path, target: Path) -> int:
-        """See `copy_tree`. Cancelled, it ends soon, and has ended when this returns."""
+        """See `copy_tree`. Cancelled, it ends soon, and has ended when this returns.
+
+        Raises `SetupError` (`storage_full`) when there is no room for the copy.
+        """
         unwanted = threading.Event()
         running = asyncio.get_running_loop().run_in_executor(self._threads, copy_tree, source, target, unwanted)
         try:
-            return await asyncio.shield(running)
+            with room_explained():
+                return await asyncio.shield(running)
         except asyncio.CancelledError:
             unwanted.set()
             await asyncio.wait([running])

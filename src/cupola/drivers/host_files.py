@@ -24,6 +24,7 @@ from cupola.drivers.threads import finished
 from cupola.errors import Conflict, NotFound, SetupError
 from cupola.files import (
     LINK,
+    NO_ROOM,
     Entry,
     HomePath,
     cut_short,
@@ -42,7 +43,6 @@ PIECE = 256 * 1024
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
 
@@ -305,7 +305,7 @@ def _explained(path: HomePath) -> Iterator[None]:
     except (IsADirectoryError, FileExistsError) as error:
         raise is_a_directory(path) from error
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise no_room() from error
         if error.errno == errno.ENOTEMPTY:
             raise not_empty(path) from error

@@ -57,6 +57,7 @@ from cupola.drivers.process_ports import HOST, free_port
 from cupola.drivers.process_surroundings import Surroundings, look_around
 from cupola.drivers.threads import finished
 from cupola.errors import DriverUnavailable, StartFailed
+from cupola.files import room_explained
 
 log = structlog.get_logger()
 
@@ -225,7 +226,8 @@ class ProcessDriver:
         await asyncio.to_thread(self._files.remove_home, target)
         if not await asyncio.to_thread(self._files.home(source).is_dir):
             return 0
-        await asyncio.to_thread(self._files.make_home, target)
+        with room_explained():
+            await asyncio.to_thread(self._files.make_home, target)
         return await self._copying.copy(self._files.home(source), self._files.home(target))
 
     async def aclose(self) -> None:
