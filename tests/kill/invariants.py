@@ -20,6 +20,8 @@ class Invariants:
     """Looks, and says what is lost or owned by nobody. `served` sessions of each round are asked for something."""
 
     served = 3
+    tells_homes_apart = True
+    """False where only the names of files in all homes are seen: what is deleted in one may lie in a copy of it."""
 
     def __init__(
         self, target: Target, agents: Sequence[str], promises: Promises, counts: Counts, dice: random.Random
@@ -113,7 +115,7 @@ class Invariants:
         self._counts.kept["files"] += len(session.kept)
         if missing := session.kept - files:
             self.lost(f"session {session.id} has lost {len(missing)} of {len(session.kept)} files")
-        if back := session.erased & files:
+        if self.tells_homes_apart and (back := session.erased & files):
             self.lost(f"session {session.id} has {len(back)} files that were deleted")
 
     async def _look_at_talks(self) -> None:
