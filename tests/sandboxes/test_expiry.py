@@ -148,6 +148,22 @@ async def test_a_clock_that_has_just_jumped_is_not_believed(platform: PlatformUn
     assert homes_with_a_note(platform) == 1
 
 
+async def test_what_was_used_while_the_clock_was_behind_is_kept(platform: PlatformUnderTest) -> None:
+    """Set right again, the time that never passed is not held against it, however long the clock stands then."""
+    platform.clock.jump -= 400 * DAY
+    await platform.platform.reaper.once()
+    await asleep(platform)
+    platform.clock.now += 100
+    platform.clock.jump += 400 * DAY
+    await platform.platform.reaper.once()
+    platform.clock.now += 1000
+    await platform.platform.expiry.once()
+    assert (await platform.call("GET", f"{SESSIONS}/s")).json()["status"] == "idle"
+    await platform.hear(agent_session_id="s")
+    assert homes_with_a_note(platform) == 1
+    assert (await platform.call("GET", f"{SESSIONS}/s")).json()["expires_at"] == int(platform.clock.now + LIFETIME)
+
+
 async def test_a_clock_that_was_wrong_at_the_start_is_not_believed(platform: PlatformUnderTest) -> None:
     """A machine that boots a year ahead gets its time from the network within minutes."""
     await asleep(platform)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, Float, Row, and_, bindparam, case, delete, or_, select, update
 
 from cupola.agents import Failure
 from cupola.errors import NotFound
@@ -55,6 +55,12 @@ _USED = (
     update(sessions)
     .where(_THIS, sessions.c.used_seconds <= bindparam("p_seconds"), sessions.c.used_cpu_seconds <= bindparam("p_cpu"))
     .values(used_seconds=bindparam("p_seconds"), used_cpu_seconds=bindparam("p_cpu"))
+)
+_MOVED = sessions.c.last_accessed_at + bindparam("p_moved", type_=Float)
+_MOVE_ACCESSES = (
+    update(sessions)
+    .where(sessions.c.last_accessed_at < bindparam("p_now", type_=Float))
+    .values(last_accessed_at=case((bindparam("p_now", type_=Float) < _MOVED, bindparam("p_now")), else_=_MOVED))
 )
 _BOUND = select(session_conversations.c.session).where(
     session_conversations.c.project == bindparam("p_project"),
@@ -149,6 +155,11 @@ def touch_sessions(conn: Connection, accessed: Mapping[tuple[str, str, str], flo
     ]
     if rows:
         conn.execute(_TOUCH, rows)
+
+
+def move_accesses(conn: Connection, moved: float, now: float) -> None:
+    """The clock was set forward by `moved` seconds to `now`: that time has passed for no session."""
+    conn.execute(_MOVE_ACCESSES, {"p_moved": moved, "p_now": now})
 
 
 def keep_usage(conn: Connection, used: Sequence[Session]) -> None:
