@@ -37,6 +37,7 @@ from cupola.store import sessions as session_rows
 log = structlog.get_logger()
 
 _ADOPTION_PROBE = 2.0
+_NOT_ADOPTED = "not adopted when the platform started"
 
 
 class Versions:
@@ -215,6 +216,7 @@ async def recover(
     reachable = {place.driver.name: place for place in await places.every()}
     rows = await store.read(sandbox_rows.all_sandboxes)
     adopted, left_alone = set(), set()
+    nameless: list[tuple[Sandbox, Place]] = []
     for row in rows:
         place = reachable.get(row.driver)
         if place is None:
@@ -222,14 +224,18 @@ async def recover(
             left_alone.add(row.id)
             continue
         live = await _adopt(store, row, place, clock())
-        if live is None:
-            await starter.undo(row, place.driver, "not adopted when the platform started")
+        if live is None and row.handle is None:
+            nameless.append((row, place))
+        elif live is None:
+            await starter.undo(row, place.driver, _NOT_ADOPTED)
         else:
             sandboxes.adopt_running(live)
             await starter.witness.follow(row, place.driver, live.handle)
             adopted.add(row.id)
     await starter.witness.settle(adopted | left_alone)
     await _remove_unowned(reachable, adopted)
+    for row, place in nameless:  # what they had made is known by its label only, and held their homes until now
+        await starter.undo(row, place.driver, _NOT_ADOPTED)
     await _settle_sessions(store, sandboxes, clock())
     for version in await store.read(lambda conn: agent_rows.versions_in(conn, [VersionStatus.DELETING])):
         await _unless_away(versions.delete(version))
