@@ -173,9 +173,6 @@ class Invariants:
         for session in self._dice.sample(there, min(self.served, len(there))):
             path = f"{endpoint(session.agent)}/protocols/invocations?agent_session_id={session.id}"
             answer = (await self._target.request("POST", path, {})).answer
-            if answer is not None and answer.status == 424:
-                # It joined a start that the last kill has struck, and was told so; the next one is its own.
-                answer = (await self._target.request("POST", path, {})).answer
             self._counts.kept["requests"] += 1
             if answer is None or answer.status != 200:
                 told = "not at all" if answer is None else f"{answer.status} {answer.body[:300]!r}"
