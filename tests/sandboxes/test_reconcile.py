@@ -241,3 +241,15 @@ async def test_twice_killed_is_once_recovered(platform: PlatformUnderTest) -> No
         await platform.restart()
     assert sorted(platform.running()) == before
     assert (await platform.ask(agent_session_id="s")).status == 200
+
+
+async def test_a_sandbox_whose_name_was_not_written_down_is_undone(tmp_path: Path) -> None:
+    """Killed between making it and saving its handle, the platform starts again, and frees the home that it holds."""
+    async with open_platform(tmp_path, ECHO) as platform:
+        await platform.create_version()
+        (live,) = platform.platform.sandboxes.live
+        nameless = replace(live.row, handle=None)
+        await platform.store.write(lambda conn: sandbox_rows.put_sandbox(conn, nameless))
+        await platform.restart()
+        assert (platform.running(), platform.place.homes) == ([], {})
+        assert await platform.store.read(sandbox_rows.all_sandboxes) == []
