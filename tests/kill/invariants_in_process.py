@@ -46,6 +46,7 @@ class InvariantsInProcess(Invariants):
             await platform.unfinished.once()
             await self._pools_settle()
             self._platform.clock.now += self._platform.settings.orphan_grace / 2 + 1
+        await self._starts_settle()
         await self._versions_settle()
         await self._responses_end()
 
@@ -56,6 +57,17 @@ class InvariantsInProcess(Invariants):
         async with asyncio.timeout(_PATIENCE):
             while len(sandboxes.warm_starts) or any(live.stopping for live in sandboxes.live.warm()):
                 await asyncio.sleep(0.002)
+
+    async def _starts_settle(self) -> None:
+        """A created session starts when its client has its answer already; a start that was struck ends as failed."""
+        sandboxes = self._platform.platform.sandboxes
+        keys = [("demo", session.agent, session.id) for session in self._promises.there()]
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while changing := [key for key in keys if sandboxes.is_changing(key)]:
+            if asyncio.get_running_loop().time() > deadline:
+                self.lost(f"session {changing[0][2]} neither comes up nor gives up")
+                return
+            await asyncio.sleep(0.002)
 
     async def _versions_settle(self) -> None:
         for version in await self._platform.store.read(

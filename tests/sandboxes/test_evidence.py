@@ -93,6 +93,30 @@ def test_how_processes_end(code: int | None, log: list[str], said: str) -> None:
     assert failure.code == "UserError"
 
 
+def test_removed_by_somebody_else() -> None:
+    """What took the sandbox away is no fault of the agent's, and it is said that asking again helps."""
+    failure = explain(Observation(Life.GONE), ["connection refused"])
+    assert failure.message.startswith("The agent's sandbox was removed before it was ready, by something other")
+    assert "Ask again" in failure.message
+    assert (failure.phase, failure.code, failure.exit_code) == (Phase.START, "ProvisioningError", None)
+
+
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        (ended(3), "exit code 3 while it served; it has written nothing"),
+        (ended(137), "it was killed. If somebody did that, or a restart of the engine, ask again"),
+        (ended(137, out_of_memory=True), "or load less."),
+        (Observation(Life.GONE), "was removed while it served"),
+    ],
+)
+def test_the_end_of_one_that_was_ready(observation: Observation, said: str) -> None:
+    """Nobody is told that it was not ready."""
+    failure = evidence.of_end(observation, (), 2 * 1024**3)
+    assert said in failure.message
+    assert "ready" not in failure.message
+
+
 def test_no_readiness_route() -> None:
     """404 means: it serves, but not this."""
     failure = explain(probes=["connection refused", "404"])

@@ -17,6 +17,8 @@ LOG_LINES = 40
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _KILLED = 137
 _NOT_EXECUTABLE = frozenset({126, 127})
+_BEFORE, _AFTER = "before it was ready", "while it served"
+_CODES = {Life.RUNNING: "ContainerProbesFailed", Life.EXITED: "UserError", Life.GONE: "ProvisioningError"}
 
 
 def of_error(error: CupolaError, phase: Phase, log: Sequence[str] = ()) -> Failure:
@@ -62,10 +64,21 @@ def of_probe(
     )
     return Failure(
         phase=Phase.PROBE if observation.life is Life.RUNNING else Phase.START,
-        code="ContainerProbesFailed" if observation.life is Life.RUNNING else "UserError",
+        code=_CODES[observation.life],
         message=sentence,
         exit_code=observation.exit_code,
         probes=tuple(probes),
+        log=tuple(log)[-LOG_LINES:],
+    )
+
+
+def of_end(observation: Observation, log: Sequence[str], memory: int) -> Failure:
+    """Why a sandbox that was ready is no more."""
+    return Failure(
+        phase=Phase.START,
+        code=_CODES[observation.life],
+        message=_of_end(observation, log, memory, _AFTER),
+        exit_code=observation.exit_code,
         log=tuple(log)[-LOG_LINES:],
     )
 
@@ -88,13 +101,8 @@ def _sentence(
     timeout: float,
     loopback_answers: bool,
 ) -> str:
-    if observation.out_of_memory:
-        return (
-            f"The agent ran out of memory: it used more than its limit of {memory / 1024**3:g}Gi and was killed. "
-            "Raise 'memory' in the definition (up to 8Gi), or load less at start."
-        )
     if observation.life is not Life.RUNNING:
-        return _of_exit(observation, log)
+        return _of_end(observation, log, memory, _BEFORE)
     answered = next((p.outcome for p in reversed(probes) if p.outcome.isdigit()), None)
     if answered == "404":
         return (
@@ -117,7 +125,17 @@ def _sentence(
     )
 
 
-def _of_exit(observation: Observation, log: Sequence[str]) -> str:
+def _of_end(observation: Observation, log: Sequence[str], memory: int, when: str) -> str:
+    if observation.out_of_memory:
+        return (
+            f"The agent ran out of memory: it used more than its limit of {memory / 1024**3:g}Gi and was killed. "
+            f"Raise 'memory' in the definition (up to 8Gi), or load less{' at start' if when == _BEFORE else ''}."
+        )
+    if observation.life is Life.GONE:
+        return (
+            f"The agent's sandbox was removed {when}, by something other than Cupola: the container engine was "
+            "restarted, or somebody removed it. Ask again: that starts a new one, with the same files."
+        )
     code = observation.exit_code
     text = "\n".join(log[-LOG_LINES:])
     ended = "The agent's process ended" if code is None else f"The agent's process ended with exit code {code}"
@@ -129,14 +147,17 @@ def _of_exit(observation: Observation, log: Sequence[str]) -> str:
     last_error = next((line.strip() for line in reversed(log) if _is_exception(line)), None)
     if last_error is not None:
         hint = _hint_of(last_error)
-        return f"{ended} before it was ready: {last_error}. {hint}"
+        return f"{ended} {when}: {last_error}. {hint}"
     if code in _NOT_EXECUTABLE:
         return f"{ended}: its start command was not found or may not be executed. Check CMD and ENTRYPOINT."
     if code == _KILLED:
-        return f"{ended}: it was killed. If it needs more memory than its limit, raise 'memory' in the definition."
+        return (
+            f"{ended}: it was killed. If somebody did that, or a restart of the engine, ask again; "
+            "if it needs more memory than its limit, raise 'memory' in the definition."
+        )
     if code == 0:
-        return f"{ended} before it was ready: the start command must keep serving, not return."
-    return f"{ended} before it was ready{_see(log)}."
+        return f"{ended} {when}: the start command must keep serving, not return."
+    return f"{ended} {when}{_see(log)}."
 
 
 def _see(log: Sequence[str]) -> str:

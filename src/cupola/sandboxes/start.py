@@ -317,16 +317,8 @@ class Starter:
     async def evidence_of_end(self, live: LiveSandbox) -> Failure:
         """Why a sandbox that was ready is no more: exit code and last lines, taken before it is removed."""
         observation = await live.driver.poll(live.handle)
-        failure = evidence.of_probe(
-            observation,
-            (),
-            await self._output(live.driver, live.handle),
-            None,
-            port=live.address.port,
-            memory=live.version.definition.memory,
-            timeout=self._ready_timeout,
-            loopback_answers=True,
-        )
+        output = await self._output(live.driver, live.handle)
+        failure = evidence.of_end(observation, output, live.version.definition.memory)
         self.witness.failed(live.row, failure)
         return failure
 
