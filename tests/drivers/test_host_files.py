@@ -45,9 +45,9 @@ class Sandbox:
         self.files = HostFiles(self.home, self.drafts)
 
     def seen_outside(self) -> list[tuple[str, bytes | None]]:
-        """All that an escape could have changed."""
-        root = self.home.parent
-        found = [path for path in root.rglob("*") if self.home not in (path, *path.parents)]
+        """All that an escape could have changed. The home itself is not entered: its agent may be at work there."""
+        outside = [path for path in self.home.parent.iterdir() if path != self.home]
+        found = [*outside, *(inner for path in outside for inner in path.rglob("*"))]
         return sorted((str(path), path.read_bytes() if path.is_file() else None) for path in found)
 
     async def read(self, path: HomePath) -> bytes:
