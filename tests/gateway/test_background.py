@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
+from starlette.types import Message
+from structlog.testing import capture_logs
 
 from cupola.drivers.fake import Behaviour, FakeSandbox, Reply, Request
-from cupola.gateway.background import Pauses
+from cupola.errors import Conflict
+from cupola.gateway.background import Pauses, Relay, stays
 from tests.support.agents import EVENTS, event, response_body
 from tests.support.platform import OPENAI, PlatformUnderTest, open_platform
 from tests.support.waiting import wait_until
@@ -297,3 +301,25 @@ async def test_a_dead_sandbox_is_replaced_before_it_answers(tmp_path: Path) -> N
         agent.finish(response["id"])
         await wait_until(lambda: rests(platform))
         assert (await retrieved(platform, response["id"]))["status"] == "completed"
+
+
+async def test_a_failure_in_the_moment_in_which_its_caller_is_let_go(tmp_path: Path) -> None:
+    """Nobody waits for the result any more: it is in the log, with its reason."""
+
+    async def breaks() -> None:
+        raise Conflict("The start was broken off.")
+
+    async def unheard(message: Message) -> None:
+        raise AssertionError(message)
+
+    async with open_platform(tmp_path, Behaviour()) as platform:
+        background = platform.platform.background
+        with capture_logs() as logs:
+            running = asyncio.create_task(background.run(breaks(), stays, Relay(unheard)))
+            await asyncio.sleep(0)  # it waits for its work
+            await asyncio.sleep(0)  # which has failed
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await wait_until(lambda: logs)
+    assert [(line["code"], line["reason"]) for line in logs] == [("conflict", "The start was broken off.")]

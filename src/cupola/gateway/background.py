@@ -92,14 +92,16 @@ class Background:
         """Runs `work`, which answers through `relay`, to its end; returns as soon as the caller has left."""
         task = self._begin(work)
         leaving = asyncio.create_task(until_left(receive))
+        heard = False
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            heard = task.done()
         finally:
             leaving.cancel()
-            relay.left = not task.done()
-            if relay.left:
+            relay.left = not heard
+            if not heard:
                 task.add_done_callback(_log_failure)
-        if task.done():
+        if heard:
             task.result()
 
     def follow(self, live: LiveSandbox, response: StoredResponse) -> None:
