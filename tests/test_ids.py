@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -50,3 +52,19 @@ def test_session_ids_are_63_hex_characters() -> None:
     """As the container runtime itself would make them."""
     assert re.fullmatch(r"[0-9a-f]{63}", ids.new_session_id())
     assert re.fullmatch(r"[0-9a-f]{32}", ids.new_guid_hex())
+
+
+def test_no_two_are_the_same() -> None:
+    """Whoever makes them: several threads, and a child that was forked in the middle of it."""
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: ids.new_request_id(), range(2000)))
+    readable, writable = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writable, " ".join(ids.new_request_id() for _ in range(100)).encode())
+        os._exit(0)
+    os.close(writable)
+    os.waitpid(child, 0)
+    with os.fdopen(readable) as told:
+        made += told.read().split()
+    made += [ids.new_request_id() for _ in range(300)]
+    assert len(made) == len(set(made)) == 2400

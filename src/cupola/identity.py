@@ -30,8 +30,10 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
     def covers(self, needed: Role) -> bool:
-        ranks = tuple(Role)
-        return ranks.index(self) >= ranks.index(needed)
+        return _RANKS[self] >= _RANKS[needed]
+
+
+_RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 class UserFrom(StrEnum):

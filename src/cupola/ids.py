@@ -8,6 +8,7 @@ itself would make them (control-plane.md §2.5).
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import string
@@ -19,6 +20,21 @@ _BODY_LENGTH = 50
 _LEGACY_BODY_LENGTH = 48
 _LEGACY_KEY_LENGTH = 16
 _RESPONSE_ID = re.compile(r"(?:caresp|resp)_[A-Za-z0-9]{48}(?:[A-Za-z0-9]{2})?\Z")
+
+
+_drawn: list[str] = []
+os.register_at_fork(after_in_child=_drawn.clear)  # no two processes give the same
+
+
+def _hex_of_16_bytes() -> str:
+    """Of the kernel's random bytes, drawn many at a time: every request takes some, and each asking of the kernel lets
+    go of the interpreter, which another thread may then keep. Threads may call it: what one takes, none else gets."""
+    try:
+        return _drawn.pop()
+    except IndexError:
+        drawn = os.urandom(256 * 16).hex()
+        _drawn.extend(drawn[start : start + 32] for start in range(0, len(drawn), 32))
+        return _hex_of_16_bytes()
 
 
 def _random(length: int) -> str:
@@ -37,7 +53,7 @@ def _partition_key(near: str | None) -> str:
 
 
 def _partitioned(prefix: str, near: str | None) -> str:
-    return f"{prefix}_{_partition_key(near)}{secrets.token_hex(16)}"
+    return f"{prefix}_{_partition_key(near)}{_hex_of_16_bytes()}"
 
 
 def new_response_id(near: str | None = None) -> str:
@@ -81,11 +97,11 @@ def new_snapshot_id() -> str:
 
 
 def new_request_id() -> str:
-    return secrets.token_hex(16)
+    return _hex_of_16_bytes()
 
 
 def new_invocation_id() -> str:
-    return "inv_" + secrets.token_hex(16)
+    return "inv_" + _hex_of_16_bytes()
 
 
 def new_state_store_id() -> str:
