@@ -89,9 +89,10 @@ class Handlers:
 
 
 def client_routes(to: Handlers) -> list[BaseRoute]:
-    """What clients reach, with a client's token (all but `/cupola/health`)."""
+    """What clients reach, with a client's token (all but `/cupola/health`). What is asked most is found first."""
     return [
         raw("POST", PROTOCOLS + "/invocations", to.invocations.create, USE),
+        *(raw("POST", base + "/responses", to.responses.create, USE) for base in OPENAI_BASES),
         raw("GET", PROTOCOLS + "/invocations/docs/{document}", to.invocations.document, USE),
         raw("GET", PROTOCOLS + "/invocations/{invocation}", to.invocations.poll, USE),
         raw("POST", PROTOCOLS + "/invocations/{invocation}/cancel", to.invocations.cancel, USE),
@@ -149,7 +150,6 @@ def client_routes(to: Handlers) -> list[BaseRoute]:
 
 def _openai_routes(base: str, to: Handlers) -> list[BaseRoute]:
     return [
-        raw("POST", base + "/responses", to.responses.create, USE),
         raw("GET", base + "/responses/{response}", to.responses.retrieve, USE),
         raw("POST", base + "/responses/{response}/cancel", to.responses.cancel, USE),
         call("DELETE", base + "/responses/{response}", to.responses.delete, USE),

@@ -43,6 +43,10 @@ class Users:
         else:
             self._by_header.discard((project, agent))
 
+    def may_differ(self, headers: Iterable[Header]) -> bool:
+        """Whether any request with these headers could be for somebody else than its caller."""
+        return bool(self._by_header) or any(name in _NAMES for name, _ in headers)
+
     def check(self, project: str, agent: str, caller: Caller) -> None:
         """Raises BadRequest if the agent takes its user from a header and this caller's was taken elsewhere."""
         if (project, agent) in self._by_header and caller.user_from is not UserFrom.ISOLATION_KEY:
@@ -102,7 +106,7 @@ class ForUsers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = scope.get("cupola.caller")
-        if caller is not None:
+        if caller is not None and self._users.may_differ(scope["headers"]):
             scope["cupola.caller"] = self._seen(scope, caller)
         await self._app(scope, receive, send)
 
