@@ -321,5 +321,5 @@ async def test_a_failure_in_the_moment_in_which_its_caller_is_let_go(tmp_path: P
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
-            await wait_until(lambda: logs)
+            await wait_until(lambda: bool(logs))
     assert [(line["code"], line["reason"]) for line in logs] == [("conflict", "The start was broken off.")]

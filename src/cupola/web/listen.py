@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from cupola.errors import SetupError
 from cupola.installation import write_private
+from cupola.web.gathered import GatheringProtocol
 from cupola.web.tls import ServerCertificate
 
 log = structlog.get_logger()
@@ -79,7 +80,7 @@ class Listener:
         self.port: int = bound.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=GatheringProtocol,
             ws="websockets-sansio" if message_limit else "none",
             ws_max_size=message_limit,
             ws_ping_interval=None,  # pings are the business of the two ends (control-plane.md §2.8)
