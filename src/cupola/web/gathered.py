@@ -1,8 +1,8 @@
 """Replies in one piece: what is written in one turn of the event loop goes out together.
 
 uvicorn writes the head of a reply and its body one after the other, and over TLS each write is a record of its own with
-all that belongs to it. Gathered, a short reply costs one, and the gateway carries a seventh more of them. Nothing waits for
-more than the loop's next turn, so a stream is as quick as before.
+all that belongs to it. Gathered, a short reply costs one, and the gateway carries a seventh more of them. Nothing waits
+for more than the loop's next turn, so a stream is as quick as before.
 """
 
 from __future__ import annotations
