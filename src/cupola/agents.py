@@ -136,7 +136,11 @@ class Definition:
         )
 
     def protocol(self, name: str) -> ProtocolVersion | None:
-        return next((p for p in self.protocols if p.protocol == name), None)
+        """How it is declared; None if it is not. Asked for every request, so without a generator."""
+        for declared in self.protocols:
+            if declared.protocol == name:
+                return declared
+        return None
 
     def digest(self) -> str:
         """What the no-op rule compares: everything that a change of would change the sandbox (§2.2)."""

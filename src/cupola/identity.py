@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from cupola.errors import BadRequest
 
@@ -83,9 +83,11 @@ class SandboxIdentity:
     sandbox: str
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a call id stands for (`x-agent-foundry-call-id`): one request of `user` to one session."""
+class Call(NamedTuple):
+    """What a call id stands for (`x-agent-foundry-call-id`): one request of `user` to one session.
+
+    A plain tuple, as `Invocation` is: one is made for every request.
+    """
 
     user: str
     agent: str

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from cupola.agents import Failure
 from cupola.errors import BadRequest, Forbidden
@@ -130,9 +130,11 @@ class Session:
         return replace(self, last_accessed_at=max(now, self.last_accessed_at))
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """Which session serves a call by the invocations protocol, and the isolation key of who made it."""
+class Invocation(NamedTuple):
+    """Which session serves a call by the invocations protocol, and the isolation key of who made it.
+
+    A plain tuple: one is made for every request.
+    """
 
     project: str
     agent: str

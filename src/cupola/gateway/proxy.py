@@ -299,7 +299,7 @@ class _CallerWatch:
     One task per request that takes its time, none for one that is answered quickly.
     """
 
-    __slots__ = ("_cancelling", "_left", "_receive", "_task", "_timer", "_watcher")
+    __slots__ = ("_cancelling", "_left", "_loop", "_receive", "_task", "_timer", "_watcher")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -310,14 +310,15 @@ class _CallerWatch:
         self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> _CallerWatch:
-        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()  # once: each time is a system call
+        self._task = asyncio.current_task(self._loop)
         if self._task is not None:
             self._cancelling = self._task.cancelling()
         return self
 
     def start(self) -> None:
         """To be called when the request's body is read: from now on nothing but a disconnect can come."""
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._watch)
+        self._timer = self._loop.call_later(WATCH_AFTER, self._watch)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -333,7 +334,7 @@ class _CallerWatch:
         return False
 
     def _watch(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._until_disconnect())
+        self._watcher = self._loop.create_task(self._until_disconnect())
 
     async def _until_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -40,9 +40,10 @@ Body = bytes | AsyncIterator[bytes]
 class _Pool:
     """The open connections to one address."""
 
-    __slots__ = ("address", "forgotten", "host", "idle", "open", "stale_seconds")
+    __slots__ = ("_loop", "address", "forgotten", "host", "idle", "open", "stale_seconds")
 
-    def __init__(self, address: Address, stale_seconds: float) -> None:
+    def __init__(self, address: Address, stale_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.address = address
         self.stale_seconds = stale_seconds
         self.host = _host(address)
@@ -50,9 +51,10 @@ class _Pool:
         self.open: set[Connection] = set()
         self.forgotten = False
 
-    def take(self, now: float) -> Connection | None:
+    def take(self) -> Connection | None:
         """The connection used last, unless even that has been idle for too long."""
         idle = self.idle
+        now = self._loop.time() if idle else 0.0
         while idle:
             connection = idle.pop()
             if connection.closed:
@@ -100,7 +102,7 @@ class Upstream:
         """
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = _Pool(address, self._stale_seconds)
+            pool = self._pools[address] = _Pool(address, self._stale_seconds, asyncio.get_running_loop())
         if not isinstance(body, bytes):
             # It cannot be sent twice: it goes over a connection that cannot be stale.
             length = find(headers, b"content-length")
@@ -110,7 +112,7 @@ class Upstream:
 
         framing = b"%d" % len(body) if body or method in _BODY_EXPECTED else b""
         message = _head(method, target, pool.host, headers, framing) + body
-        idle = pool.take(asyncio.get_running_loop().time()) if pool.idle else None
+        idle = pool.take()
         if idle is not None:
             try:
                 return await idle.exchange(method, message)
