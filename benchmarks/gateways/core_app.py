@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from cupola.drivers.base import Address
 from cupola.gateway import headers
-from cupola.gateway.proxy import caller_body, forward
+from cupola.gateway.leaving import Leaving, caller_body
+from cupola.gateway.proxy import forward
 from cupola.gateway.upstream import Upstream
 
 UPSTREAM = Address("127.0.0.1", int(os.environ.get("BENCH_UPSTREAM_PORT", "8088")))
@@ -23,6 +24,7 @@ TOKENS = {hashlib.sha256(os.environ.get("BENCH_TOKEN", "").encode()).digest(): "
 SESSIONS = {("caller", os.environ.get("BENCH_SESSION", "")): UPSTREAM}
 
 upstream = Upstream()
+leaving = Leaving()
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,5 +48,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body=body,
         send=send,
         receive=receive,
+        leaving=leaving,
         extra_reply_headers=[(b"x-agent-session-id", session.encode("ascii"))],
     )

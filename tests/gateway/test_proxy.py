@@ -17,7 +17,8 @@ from uvicorn.server import ServerState
 
 from cupola.errors import SandboxLost
 from cupola.gateway.headers import Header
-from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, Silence, _at_boundary, caller_body, forward
+from cupola.gateway.leaving import caller_body
+from cupola.gateway.proxy import KEEP_ALIVE, Outcome, Requester, Silence, _at_boundary, forward
 from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body, Upstream
 from tests.gateway.scripted import (

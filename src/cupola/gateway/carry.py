@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from cupola.errors import SandboxLost
 from cupola.gateway.dialects import headers_for
 from cupola.gateway.headers import Header, find
+from cupola.gateway.leaving import Leaving
 from cupola.gateway.proxy import OnChunk, OnLost, OnWhole, Outcome, Silence, forward
 from cupola.gateway.upstream import Body, Upstream
 from cupola.identity import Call, Caller
@@ -41,6 +42,7 @@ class Carrier:
         silence: Silence = Silence(),  # noqa: B008 (frozen)
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._leaving = Leaving()
         self._ticks = ticks
         self._silence = silence
         self._upstream = upstream
@@ -94,6 +96,7 @@ class Carrier:
                     on_lost=on_lost,
                     on_end=on_end,
                     silence=self._silence,
+                    leaving=self._leaving,
                 )
             except SandboxLost as error:
                 if live.ending is not None:

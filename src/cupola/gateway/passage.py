@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from cupola.gateway.carry import Carrier
 from cupola.gateway.headers import Header
-from cupola.gateway.proxy import caller_body
+from cupola.gateway.leaving import caller_body
 from cupola.gateway.resolve import Resolver
 from cupola.gateway.upstream import Body
 from cupola.sandboxes.live import LiveSandbox

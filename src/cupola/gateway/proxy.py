@@ -11,12 +11,10 @@ at hand are its callers' business.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
 from typing import Protocol
 
 from starlette.types import Receive, Send
@@ -24,6 +22,7 @@ from starlette.types import Receive, Send
 from cupola.drivers.base import Address
 from cupola.errors import CupolaError, SandboxLost
 from cupola.gateway.headers import Header, find, to_caller
+from cupola.gateway.leaving import CallerWatch, Leaving
 from cupola.gateway.reply import Reply
 from cupola.gateway.upstream import Body
 
@@ -52,10 +51,6 @@ class Silence:
             return until_cut
         return self.comment if until_cut is None else min(self.comment, until_cut)
 
-
-WATCH_AFTER = 0.05
-"""Seconds until somebody listens whether the caller leaves. Most replies are there before, and need no
-watching."""
 
 _BODILESS = frozenset({204, 304})
 _USUAL = Silence()
@@ -86,22 +81,6 @@ class Requester(Protocol):
     ) -> Reply: ...
 
 
-class _CallerLeft(Exception):
-    """The caller went away while his request was still being read."""
-
-
-async def caller_body(receive: Receive) -> AsyncIterator[bytes]:
-    """A request's body as it comes, for `forward`, which notices when the caller leaves halfway."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _CallerLeft
-        if message.get("body"):
-            yield message["body"]
-        if not message.get("more_body"):
-            return
-
-
 async def forward(
     upstream: Requester,
     address: Address,
@@ -119,6 +98,7 @@ async def forward(
     on_lost: OnLost | None = None,
     on_end: OnLost | None = None,
     silence: Silence = _USUAL,
+    leaving: Leaving | None = None,
 ) -> Outcome:
     """Sends the request, then the reply to the caller, until one of the three ends it.
 
@@ -132,9 +112,9 @@ async def forward(
     cannot go on, an event stream ends with what `on_lost` returns; without that the reply is left unfinished, and
     the server cuts the caller's connection, so that nobody takes a part for the whole. A body that ends with its
     connection ends as well when the sandbox is lost: an event stream that seems to be whole is followed by what
-    `on_end` returns.
+    `on_end` returns. Callers who wait are noticed together with the others of `leaving`.
     """
-    with _CallerWatch(receive) as watch:
+    with CallerWatch(leaving or Leaving(), receive) as watch:
         reply = await _ask(upstream, address, method, target, headers, body, watch)
         try:
             if on_head is not None:
@@ -167,7 +147,7 @@ async def _ask(
     target: bytes,
     headers: Sequence[Header],
     body: Body,
-    watch: _CallerWatch,
+    watch: CallerWatch,
 ) -> Reply:
     if isinstance(body, bytes):
         watch.start()
@@ -291,54 +271,3 @@ def _at_boundary(tail: bytes) -> bool:
     else:
         return False
     return before.endswith((b"\n", b"\r"))
-
-
-class _CallerWatch:
-    """Cancels its block when the caller leaves, as `asyncio.timeout` does when time is up.
-
-    One task per request that takes its time, none for one that is answered quickly.
-    """
-
-    __slots__ = ("_cancelling", "_left", "_loop", "_receive", "_task", "_timer", "_watcher")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._cancelling = 0
-        self._left = False
-        self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> _CallerWatch:
-        self._loop = asyncio.get_running_loop()  # once: each time is a system call
-        self._task = asyncio.current_task(self._loop)
-        if self._task is not None:
-            self._cancelling = self._task.cancelling()
-        return self
-
-    def start(self) -> None:
-        """To be called when the request's body is read: from now on nothing but a disconnect can come."""
-        self._timer = self._loop.call_later(WATCH_AFTER, self._watch)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        if isinstance(error, _CallerLeft):
-            return True
-        if self._left and self._task is not None:
-            return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
-        return False
-
-    def _watch(self) -> None:
-        self._watcher = self._loop.create_task(self._until_disconnect())
-
-    async def _until_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left = True
-        if self._task is not None:
-            self._task.cancel()
