@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,16 +57,31 @@ def test_a_line_is_read_when_it_ends(file: Path, tail: Tail) -> None:
 
 
 def test_the_time_of_a_line(file: Path, tail: Tail) -> None:
-    """That of the last write, but not before the last look."""
+    """That of the last write and at most a tick, but not before the last look."""
     write(file, "one\n")
     os.utime(file, (1000, 1000))
     (line,) = tail.read(ended=False)
-    assert line.at == 1000
+    assert 1000 <= line.at < 1001
     assert tail.read(ended=False) == []
     write(file, "two\n")
     os.utime(file, (2000, 2000))
     (line,) = tail.read(ended=False)
     assert line.at > 1_700_000_000
+
+
+def test_no_line_comes_before_what_caused_it(file: Path) -> None:
+    """A sandbox says that it starts and answers a request at once, with no look at its output in between.
+
+    The clock that dates files lags behind the one that dates requests. Nothing is dated ahead of its reading either.
+    """
+    with file.open("ab", buffering=0) as process:
+        for number in range(300):
+            with Tail(file, None) as tail:
+                process.write(b"starts\n")
+                asked = time.time()
+                process.write(b"%d\n" % number)
+                answered = tail.read(ended=False)[-1]
+                assert asked <= answered.at <= time.time()
 
 
 def test_a_talker_does_not_fill_the_disk(file: Path, tail: Tail) -> None:
