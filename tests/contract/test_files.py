@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +137,9 @@ async def test_directories_are_made_and_listed(home: Home) -> None:
     assert await home.names("empty/inner") == {}
     (entry,) = await home.files.list(read_path("full"))
     assert (str(entry.path), entry.size) == ("full/file", 5)
-    assert entry == await home.files.stat(read_path("full/file"))
+    alone = await home.files.stat(read_path("full/file"))
+    assert entry == replace(alone, modified=entry.modified)
+    assert abs(entry.modified - alone.modified) <= 1  # Podman rounds in its archives, and nowhere else
     directory = await home.files.stat(read_path("full"))
     assert (directory.is_directory, directory.size) == (True, 0)
     assert (await home.files.stat(HomePath())).is_directory

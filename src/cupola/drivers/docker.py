@@ -13,6 +13,7 @@ on other machines (their sandboxes could not call back).
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import tarfile
@@ -23,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import aiohttp
+import orjson
 import psutil
 from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
@@ -284,10 +286,18 @@ class DockerDriver:
 
     async def usage(self, handle: Handle) -> float | None:
         # Not `container.stats`: it does not know `one-shot`, and without that an engine watches for a second or two.
-        params = {"stream": "false", "one-shot": "true"}
+        path, params = f"containers/{handle.reference}/stats", {"stream": "false", "one-shot": "true"}
         with engine_errors("see what a sandbox uses"):
-            shown = await unless_gone(self._client._query_json(f"containers/{handle.reference}/stats", params=params))
-        return None if shown is None else used_cpu_seconds(shown)
+            shown = await unless_gone(self._read(path, params))
+        return used_cpu_seconds(orjson.loads(shown)) if shown else None
+
+    async def _read(self, path: str, params: Mapping[str, str]) -> bytes:
+        """An answer of which Podman does not say that it is JSON; nothing where it only says that it is."""
+        try:
+            async with self._client._query(path, params=params) as reply, reply:
+                return await reply.read()
+        except json.JSONDecodeError:
+            return b""
 
     async def list(self) -> Sequence[Found]:
         place = await self._find_place()

@@ -58,8 +58,11 @@ class ArchiveReader:
 
 
 def listed_entry(directory: HomePath, member: tarfile.TarInfo) -> Entry | None:
-    """What an archive of `directory` says of one of its direct children; None for all else."""
-    _, _, rest = member.name.strip("/").partition("/")
+    """What an archive of `directory` says of one of its direct children; None for all else.
+
+    Names begin with that of the directory; Podman calls the directory of a volume itself `/`.
+    """
+    _, _, rest = member.name.rstrip("/").partition("/")
     if not rest or "/" in rest:
         return None
     name = rest.encode(errors="surrogateescape").decode(errors="backslashreplace")
