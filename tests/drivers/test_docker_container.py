@@ -104,6 +104,7 @@ def test_who_cannot_write_into_a_new_home(user: str, expected: bool) -> None:
     ("state", "expected"),
     [
         ({"Running": True, "Status": "running", "OOMKilled": True}, Observation(Life.RUNNING)),
+        ({"Running": False, "Status": "stopping", "ExitCode": 0}, Observation(Life.RUNNING)),  # Podman, until it ends
         ({"Status": "exited", "ExitCode": 3, "OOMKilled": False}, Observation(Life.EXITED, 3)),
         ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, Observation(Life.EXITED, 137, True)),
         ({"Status": "exited", "ExitCode": 137, "OOMKilled": False}, Observation(Life.EXITED, 137)),

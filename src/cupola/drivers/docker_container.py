@@ -184,8 +184,8 @@ def observation(state: Mapping[str, Any], *, told_of_memory: bool = True) -> Obs
     Podman does not always notice that the kernel ended a sandbox for its memory (never with version 1 of control
     groups): with `told_of_memory` False a SIGKILL that we did not send, and after ours it is gone, counts as that.
     """
-    if state.get("Running"):
-        return Observation(Life.RUNNING)
+    if state.get("Running") or state.get("Status") == "stopping":
+        return Observation(Life.RUNNING)  # of one that was told to end, Podman does not say that it runs, and it does
     if state.get("Status") in {"created", "configured", "initialized"}:
         return Observation(Life.EXITED)  # made, never run: nothing that could still answer
     code = int(state.get("ExitCode", 0))
