@@ -85,7 +85,7 @@ def names(error: StartFailed) -> list[str]:
         ),
         (
             "a:1",
-            "lookup registry-1.docker.io on 1.1.1.1:53: no such host",
+            "lookup registry.example.com on 1.1.1.1:53: no such host",
             ["ImagePullBackOff"],
             "could not be reached",
         ),
