@@ -85,6 +85,10 @@ class Trap:
             raise asyncio.CancelledError
 
 
+class _Killed(Exception):
+    """The process died before a change was written."""
+
+
 class MortalStore(Store):
     """A store whose process may die around every question, and whose disk may be full."""
 
@@ -96,7 +100,10 @@ class MortalStore(Store):
 
     async def write(self, change: Callable[[Connection], T]) -> T:
         self.trap.point()
-        result = await super().write(self._mortal(change))
+        try:
+            result = await super().write(self._mortal(change))
+        except _Killed:
+            raise asyncio.CancelledError from None  # as at any other point: nobody goes on
         self.trap.point()
         return result
 
@@ -107,7 +114,7 @@ class MortalStore(Store):
     def _mortal(self, change: Callable[[Connection], T]) -> Callable[[Connection], T]:
         def run(conn: Connection) -> T:
             if self.trap.dead.is_set() and self.trap.drops_queued:
-                raise RuntimeError("killed before this was written")
+                raise _Killed
             if self.trap.disk_full > 0:
                 self.trap.disk_full -= 1
                 full = sqlite3.OperationalError("database or disk is full")
