@@ -50,6 +50,15 @@ async def test_one_write_for_a_turn() -> None:
     assert wire.written == [b"head body", b"event"]
 
 
+async def test_a_buffer_may_be_used_again() -> None:
+    transport, wire = gathered()
+    buffer = bytearray(b"first")
+    transport.write(buffer)
+    buffer[:] = b"other"
+    await asyncio.sleep(0)
+    assert wire.written == [b"first"]
+
+
 async def test_much_does_not_wait() -> None:
     """A writer who does not pause fills the connection, which tells him when it is full; the order stays."""
     transport, wire = gathered()

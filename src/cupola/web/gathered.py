@@ -23,13 +23,13 @@ class GatheredTransport(asyncio.Transport):
         super().__init__()
         self._transport = transport
         self._loop = loop
-        self._waiting: list[bytes | bytearray | memoryview] = []
+        self._waiting: list[bytes] = []
         self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._waiting:
             self._loop.call_soon(self._flush)
-        self._waiting.append(data)
+        self._waiting.append(bytes(data))  # whoever wrote a buffer may fill it again before it is sent
         self._size += len(data)
         if self._size >= AT_ONCE:
             self._flush()
