@@ -10,12 +10,22 @@ import structlog
 log = structlog.get_logger()
 
 
-async def again_and_again(once: Callable[[], Awaitable[object]], what: str, *, pause: float) -> None:
-    """A pass every `pause` seconds, the first after one pause, until cancelled. `what` names the passes in the log."""
-    while True:
+Once = Callable[[], Awaitable[object]]
+
+
+async def again_and_again(once: Once, what: str, *, pause: float, at_once: bool = False) -> None:
+    """A pass every `pause` seconds until cancelled, the first after one pause, or `at_once`. `what` is for the log."""
+    if not at_once:
         await asyncio.sleep(pause)
-        try:
-            await once()
-        except Exception:
-            # The edge of a background loop: the next pass tries again.
-            log.exception("a pass failed", over=what)
+    while True:
+        await one_pass(once, what)
+        await asyncio.sleep(pause)
+
+
+async def one_pass(once: Once, what: str) -> None:
+    """A pass of a loop that goes on after it: what fails is logged, and the next one tries again."""
+    try:
+        await once()
+    except Exception:
+        # The edge of a background loop.
+        log.exception("a pass failed", over=what)

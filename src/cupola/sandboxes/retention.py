@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from cupola.passes import again_and_again
 from cupola.sandboxes.kept import KeptOutput
 from cupola.sandboxes.lives import forget
 from cupola.store import Store
@@ -43,13 +44,7 @@ class Retention:
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is logged; the next one tries again."""
-        while True:
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over kept output failed")
-            await asyncio.sleep(_BETWEEN_PASSES)
+        await again_and_again(self.once, "kept output", pause=_BETWEEN_PASSES, at_once=True)
 
     async def once(self) -> None:
         """One pass."""

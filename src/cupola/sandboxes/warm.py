@@ -18,6 +18,7 @@ import structlog
 
 from cupola.agents import Agent, AgentVersion, choices_of
 from cupola.errors import CupolaError
+from cupola.passes import one_pass
 from cupola.sandboxes.hooks import HookFailed
 from cupola.sandboxes.live import LiveSandbox, VersionKey
 from cupola.sandboxes.ready import Sandboxes
@@ -162,11 +163,7 @@ class WarmPools:
         changed = self._sandboxes.live.changed
         while True:
             changed.clear()
-            try:
-                await self.once()
-            except Exception:
-                # The edge of a background loop.
-                log.exception("a pass over the warm pools failed")
+            await one_pass(self.once, "warm pools")
             await asyncio.sleep(_SHORTEST_PAUSE)
             try:
                 async with asyncio.timeout(self._patience()):
