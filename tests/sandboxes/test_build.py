@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 
 from cupola.errors import BadRequest, StartFailed
 from cupola.sandboxes.build import (
-    MAX_PACKAGE,
-    MAX_UNPACKED,
     Built,
     Interpreter,
     build,
@@ -29,9 +27,9 @@ from cupola.sandboxes.build import (
     command,
     fault,
     find_interpreters,
-    inspect_zip,
     our_interpreter,
 )
+from cupola.sandboxes.packages import MAX_PACKAGE, MAX_UNPACKED, inspect_zip
 
 OURS = Interpreter(Path("/usr/bin/python3.11"), "3.11")
 NEWER = Interpreter(Path("/usr/bin/python3.13"), "3.13")

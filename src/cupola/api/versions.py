@@ -34,7 +34,7 @@ from cupola.errors import BadRequest, Conflict, CupolaError, NotFound
 from cupola.ids import new_guid
 from cupola.limits import check_budget_keys
 from cupola.sandboxes import reconcile
-from cupola.sandboxes.build import MAX_PACKAGE, inspect_zip
+from cupola.sandboxes.packages import MAX_PACKAGE, inspect_zip
 from cupola.sandboxes.places import Places
 from cupola.secrecy import brief
 from cupola.sessions import Desired, Session
