@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from tests.kill.counts import Counts
@@ -16,7 +17,7 @@ _PATIENCE = 60.0
 _FINAL = ("completed", "failed", "cancelled")
 
 
-class Invariants:
+class Invariants(ABC):
     """Looks, and says what is lost or owned by nobody. `served` sessions of each round are asked for something."""
 
     served = 3
@@ -47,20 +48,21 @@ class Invariants:
 
     # What a place knows better
 
+    @abstractmethod
     async def settle(self) -> None:
         """Lets the platform make its passes."""
 
+    @abstractmethod
     async def is_starting(self, session: Session) -> bool:
         """Whether a session that says so really comes up."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def files_of(self, session: Session) -> set[str] | None:
         """The files in its home, seen without asking its agent; None where they cannot be seen."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def look_at_sandboxes(self) -> None:
         """One for each session at most, and none that nobody owns."""
-        raise NotImplementedError
 
     async def _look_at_versions(self) -> None:
         for version in list(self._promises.versions.values()):
